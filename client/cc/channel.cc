@@ -1,0 +1,77 @@
+#include "client/cc/channel.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/cc/backoff.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
+#include "grpcpp/support/channel_arguments.h"
+#include "proto/status/error.h"
+#include "proto/status/grpc_status.h"
+
+namespace shardwright {
+namespace {
+
+constexpr int kKeepaliveMs = 20'000;
+constexpr int kKeepaliveTimeoutMs = 10'000;
+
+grpc::ChannelArguments Arguments() {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(Channel::kMessageBytesMax);
+  arguments.SetMaxSendMessageSize(Channel::kMessageBytesMax);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // gRPC's own limit of two minutes would outlast every restart.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  // Two channels to one target would share a connection, and a job's data
+  // would queue behind another's.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return arguments;
+}
+
+}  // namespace
+
+Channel::Channel(std::string target)
+    : target_(std::move(target)),
+      channel_(grpc::CreateCustomChannel(
+          target_, grpc::InsecureChannelCredentials(), Arguments())) {}
+
+absl::Status Channel::ToStatus(const grpc::Status& status) const {
+  const bool has_reason = !status.error_details().empty();
+  if (!has_reason && status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+    return Error(
+        absl::StatusCode::kUnavailable, "UNREACHABLE",
+        absl::StrCat(target_, " cannot be reached: ", status.error_message()),
+        {{"target", target_}});
+  }
+  if (!has_reason &&
+      status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
+    return Error(absl::StatusCode::kDeadlineExceeded, "CALL_TIMEOUT",
+                 absl::StrCat(target_, " did not answer in time"),
+                 {{"target", target_}});
+  }
+  return FromGrpcStatus(status);
+}
+
+absl::Status Channel::Retry(
+    absl::Duration timeout,
+    const std::function<grpc::Status()>& attempt) const {
+  const absl::Time deadline = absl::Now() + timeout;
+  Backoff backoff;
+  for (;;) {
+    const grpc::Status status = attempt();
+    if (status.error_code() != grpc::StatusCode::UNAVAILABLE) {
+      return ToStatus(status);
+    }
+    const absl::Duration delay = backoff.Next();
+    if (absl::Now() + delay >= deadline) return ToStatus(status);
+    absl::SleepFor(delay);
+  }
+}
+
+}  // namespace shardwright

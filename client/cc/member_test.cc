@@ -1,0 +1,286 @@
+// The life of a member against a scripted Connection: no server, no clock.
+
+#include "client/cc/member.h"
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "client/cc/connection.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "proto/status/error.h"
+#include "proto/status/status_matchers.h"
+
+namespace shardwright {
+namespace {
+
+using ::testing::HasSubstr;
+
+absl::Status InUse(const std::string& holder) {
+  return Error(absl::StatusCode::kAlreadyExists, "MEMBER_ID_IN_USE",
+               "rank 5 is held by pid 77 on host-a",
+               {{"holder_incarnation", holder}, {"lease_remaining_ms", "1"}});
+}
+
+// A coordinator of one member, as much of it as a member sees.
+class ScriptedCoordinator : public Connection {
+ public:
+  // What Register answers, one a call, before it grants.
+  std::deque<absl::Status> refusals;
+
+  // Ends the session that is open, or the next one.
+  void EndSession(absl::Status status) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    session_end_ = std::move(status);
+    has_end_ = true;
+    changed_.notify_all();
+  }
+
+  void WaitForMessage(int64_t message_count) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [&] { return message_count_ >= message_count; });
+  }
+  void WaitForRegistration(int count) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [&] { return register_count_ >= count; });
+  }
+  void WaitForPhase(const std::string& phase) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [&] { return phase_ == phase; });
+  }
+  int register_count() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return register_count_;
+  }
+  int leave_count() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return leave_count_;
+  }
+  uint64_t incarnation() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return incarnation_;
+  }
+
+  absl::StatusOr<v1::RegisterResponse> Register(
+      const v1::RegisterRequest& request) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ++register_count_;
+    changed_.notify_all();
+    if (!refusals.empty()) {
+      absl::Status refusal = refusals.front();
+      refusals.pop_front();
+      return refusal;
+    }
+    incarnation_ = request.incarnation();
+    v1::RegisterResponse response;
+    response.set_generation(register_count_);
+    response.mutable_renew_period()->set_nanos(1'000'000);
+    return response;
+  }
+
+  absl::StatusOr<v1::LeaveResponse> Leave(
+      const v1::LeaveRequest& request) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ++leave_count_;
+    return v1::LeaveResponse();
+  }
+
+  std::unique_ptr<SessionStream> OpenSession() override {
+    return std::make_unique<Stream>(*this);
+  }
+
+  absl::StatusOr<v1::ApplyLayoutResponse> ApplyLayout(
+      const v1::ApplyLayoutRequest&) override {
+    return Unused();
+  }
+  absl::StatusOr<v1::GetLayoutResponse> GetLayout(
+      const v1::GetLayoutRequest&) override {
+    return Unused();
+  }
+  absl::StatusOr<v1::ListLayoutsResponse> ListLayouts(
+      const v1::ListLayoutsRequest&) override {
+    return Unused();
+  }
+  absl::StatusOr<v1::RankExplanation> ExplainRank(
+      const v1::ExplainRankRequest&) override {
+    return Unused();
+  }
+  absl::StatusOr<v1::ListMembersResponse> ListMembers(
+      const v1::ListMembersRequest&) override {
+    return Unused();
+  }
+  absl::StatusOr<v1::PublishSlotsResponse> PublishSlots(
+      const v1::PublishSlotsRequest&) override {
+    return Unused();
+  }
+  absl::StatusOr<v1::ReportCommunicatorsResponse> ReportCommunicators(
+      const v1::ReportCommunicatorsRequest&) override {
+    return Unused();
+  }
+  absl::Status FormCommunicators(
+      const v1::FormCommunicatorsRequest&,
+      const std::function<bool(const v1::FormCommunicatorsResponse&)>&,
+      CallCanceller) override {
+    return Unused();
+  }
+  absl::Status WaitAtBarrier(
+      const v1::WaitAtBarrierRequest&,
+      const std::function<bool(const v1::WaitAtBarrierResponse&)>&,
+      CallCanceller) override {
+    return Unused();
+  }
+  absl::StatusOr<v1::ShardPlan> GetShardPlan(
+      const v1::GetShardPlanRequest&) override {
+    return Unused();
+  }
+  absl::StatusOr<v1::ShardPlan> GetComposePlan(
+      const v1::GetComposePlanRequest&) override {
+    return Unused();
+  }
+  absl::Status CheckHealth() override { return Unused(); }
+
+ private:
+  static absl::Status Unused() {
+    return absl::UnimplementedError("a member does not call this");
+  }
+
+  // Answers each message once.
+  class Stream : public SessionStream {
+   public:
+    explicit Stream(ScriptedCoordinator& owner) : owner_(owner) {}
+
+    bool Write(const v1::SessionRequest& request) override {
+      const std::lock_guard<std::mutex> lock(owner_.mutex_);
+      if (owner_.has_end_ || cancelled_) return false;
+      ++owner_.message_count_;
+      owner_.phase_ = request.phase();
+      ++unanswered_;
+      owner_.changed_.notify_all();
+      return true;
+    }
+    bool Read(v1::SessionResponse* response) override {
+      std::unique_lock<std::mutex> lock(owner_.mutex_);
+      owner_.changed_.wait(lock, [this] {
+        return unanswered_ > 0 || owner_.has_end_ || cancelled_;
+      });
+      if (owner_.has_end_ || cancelled_) return false;
+      --unanswered_;
+      response->set_generation(100);
+      return true;
+    }
+    void Cancel() override {
+      const std::lock_guard<std::mutex> lock(owner_.mutex_);
+      cancelled_ = true;
+      owner_.changed_.notify_all();
+    }
+    absl::Status Finish() override {
+      const std::lock_guard<std::mutex> lock(owner_.mutex_);
+      if (!owner_.has_end_) return absl::CancelledError("");
+      owner_.has_end_ = false;
+      return owner_.session_end_;
+    }
+
+   private:
+    ScriptedCoordinator& owner_;
+    int unanswered_ = 0;
+    bool cancelled_ = false;
+  };
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int register_count_ = 0;
+  int leave_count_ = 0;
+  int64_t message_count_ = 0;
+  uint64_t incarnation_ = 0;
+  std::string phase_;
+  bool has_end_ = false;
+  absl::Status session_end_;
+};
+
+class MemberTest : public ::testing::Test {
+ protected:
+  absl::StatusOr<std::unique_ptr<Member>> Join() {
+    Member::Options options;
+    options.id.set_job("vlm");
+    options.id.set_rank(5);
+    options.id.set_kind(v1::TRAINER);
+    return Member::Join(CoordinatorClient(coordinator_), options);
+  }
+
+  // Until the member has taken in an answer: those tell generation 100.
+  static void WaitForAnswer(const Member& member) {
+    while (member.caller().generation() != 100) std::this_thread::yield();
+  }
+
+  std::shared_ptr<ScriptedCoordinator> coordinator_ =
+      std::make_shared<ScriptedCoordinator>();
+};
+
+TEST_F(MemberTest, KeepsRenewingAndLeavesOnce) {
+  auto member = Join();
+  ASSERT_THAT(member, IsOk());
+  coordinator_->WaitForMessage(5);
+  WaitForAnswer(**member);
+  EXPECT_NE((*member)->caller().incarnation(), 0);
+  EXPECT_THAT((*member)->status(), IsOk());
+  EXPECT_THAT((*member)->Leave(), IsOk());
+  EXPECT_THAT((*member)->status(), HasReason("NOT_A_MEMBER"));
+  member->reset();
+  EXPECT_EQ(coordinator_->leave_count(), 1);
+}
+
+TEST_F(MemberTest, TellsItsPhaseAndLearnsTheGeneration) {
+  auto member = Join();
+  ASSERT_THAT(member, IsOk());
+  (*member)->SetPhase("step 12");
+  coordinator_->WaitForPhase("step 12");
+  WaitForAnswer(**member);
+}
+
+TEST_F(MemberTest, WaitsForTheLeaseOfAHolderThatDoesNotRenewIt) {
+  coordinator_->refusals = {InUse("aa")};
+  ASSERT_THAT(Join(), IsOk());
+  EXPECT_EQ(coordinator_->register_count(), 2);
+}
+
+TEST_F(MemberTest, GivesUpOnAHolderThatIsAlive) {
+  coordinator_->refusals = {InUse("aa"), InUse("aa"), InUse("aa")};
+  EXPECT_THAT(Join(), StatusIs(absl::StatusCode::kAlreadyExists,
+                               HasSubstr("pid 77 on host-a")));
+  EXPECT_EQ(coordinator_->register_count(), 2);
+}
+
+TEST_F(MemberTest, ComesBackAfterTheCoordinatorRestarts) {
+  auto member = Join();
+  ASSERT_THAT(member, IsOk());
+  coordinator_->WaitForMessage(1);
+  const uint64_t incarnation = coordinator_->incarnation();
+  coordinator_->EndSession(absl::UnavailableError("restarting"));
+  coordinator_->WaitForMessage(3);
+  EXPECT_EQ(coordinator_->register_count(), 1);
+
+  coordinator_->EndSession(Error(absl::StatusCode::kFailedPrecondition,
+                                 "NOT_REGISTERED", "no such member"));
+  coordinator_->WaitForRegistration(2);
+  EXPECT_EQ(coordinator_->incarnation(), incarnation);
+  EXPECT_THAT((*member)->status(), IsOk());
+}
+
+TEST_F(MemberTest, IsOverForGoodWhenFenced) {
+  auto member = Join();
+  ASSERT_THAT(member, IsOk());
+  coordinator_->EndSession(
+      Error(absl::StatusCode::kAborted, "FENCED", "rank 5 was taken"));
+  while ((*member)->status().ok()) std::this_thread::yield();
+  EXPECT_THAT((*member)->status(), HasReason("FENCED"));
+  EXPECT_THAT((*member)->Leave(), HasReason("FENCED"));
+  EXPECT_EQ(coordinator_->leave_count(), 0);
+}
+
+}  // namespace
+}  // namespace shardwright

@@ -1,0 +1,103 @@
+#include "client/cli/command.h"
+
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/plan/problem.h"
+#include "proto/status/error.h"
+
+namespace shardwright {
+namespace {
+
+// What a person can do about an error that is not about their input.
+absl::string_view RemedyFor(absl::string_view reason) {
+  static const auto& remedies =
+      *new std::map<absl::string_view, absl::string_view>{
+          {"JOB_NOT_FOUND",
+           "list the jobs with 'shardctl get layouts', or apply a layout with "
+           "'shardctl apply -f FILE'"},
+          {"STALE_GENERATION",
+           "see the generation in force with 'shardctl get layouts'"},
+      };
+  const auto it = remedies.find(reason);
+  return it == remedies.end() ? absl::string_view() : it->second;
+}
+
+}  // namespace
+
+ExitCode ExitCodeOf(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return kExitOk;
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kDeadlineExceeded:
+      return kExitUnreachable;
+    case absl::StatusCode::kNotFound:
+      return kExitNotFound;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kOutOfRange:
+      return kExitInvalidInput;
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kUnauthenticated:
+      return kExitPermission;
+    case absl::StatusCode::kAlreadyExists:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kAborted:
+      return kExitConflict;
+    default:
+      return kExitUnexpected;
+  }
+}
+
+std::string FormatError(const absl::Status& status) {
+  const v1::ErrorDetail detail = DetailOf(status);
+  std::string text;
+  // The message quotes only the first problems; here there is room for all.
+  if (detail.violations_size() > 0) {
+    absl::StrAppend(&text, "error: ", detail.violations_size(),
+                    detail.violations_truncated() ? " or more" : "",
+                    detail.violations_size() == 1 ? " problem" : " problems",
+                    "\n");
+    for (const v1::Violation& violation : detail.violations()) {
+      absl::StrAppend(&text, violation.field(),
+                      violation.field().empty() ? "" : ": ",
+                      violation.description());
+      if (!violation.hint().empty()) {
+        absl::StrAppend(&text, " (", violation.hint(), ")");
+      }
+      absl::StrAppend(&text, "\n");
+    }
+  } else {
+    absl::StrAppend(&text, "error: ", status.message(), "\n");
+  }
+  if (!detail.missing().ranges().empty()) {
+    absl::StrAppend(&text, "missing ranks: ", detail.missing().ranges(),
+                    detail.missing().truncated() ? " and more" : "", "\n");
+  }
+  const absl::string_view remedy = RemedyFor(detail.reason());
+  if (!remedy.empty()) absl::StrAppend(&text, "try: ", remedy, "\n");
+  return text;
+}
+
+void Console::PrintJson(const nlohmann::ordered_json& json) const {
+  out << json.dump() << '\n';
+}
+
+void Console::Print(absl::string_view text) const { out << text; }
+
+void OnChosen(CLI::App& command, Outcome& outcome,
+              std::function<absl::Status()> run) {
+  command.callback(
+      [&outcome, run = std::move(run)] { outcome.status = run(); });
+}
+
+void AddOutputOption(CLI::App& command, OutputFormat& format) {
+  const std::map<std::string, OutputFormat> formats = {
+      {"table", OutputFormat::kTable}, {"json", OutputFormat::kJson}};
+  command.add_option("-o,--output", format, "table (default) or json")
+      ->transform(CLI::CheckedTransformer(formats).description(""))
+      ->type_name("FORMAT");
+}
+
+}  // namespace shardwright

@@ -1,0 +1,16 @@
+// shardctl apply, get, describe, health: jobs of a running coordinator.
+
+#ifndef CLIENT_CLI_JOB_COMMANDS_H_
+#define CLIENT_CLI_JOB_COMMANDS_H_
+
+#include "CLI/CLI.hpp"
+#include "client/cli/command.h"
+
+namespace shardwright {
+
+// `console` and `outcome` outlive `app`.
+void AddJobCommands(CLI::App& app, const Console& console, Outcome& outcome);
+
+}  // namespace shardwright
+
+#endif  // CLIENT_CLI_JOB_COMMANDS_H_

@@ -1,0 +1,47 @@
+// Plans, groups and ranks as JSON: the shapes that `shardctl -o json` promises
+// and that libshardwright.so hands out. Their one definition in the code.
+//
+// Keys always in the order shown; integers as numbers; what is
+// not there is null. Pure functions.
+
+#ifndef CLIENT_JSON_PLAN_JSON_H_
+#define CLIENT_JSON_PLAN_JSON_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/types/span.h"
+#include "nlohmann/json.hpp"
+#include "proto/plan/layout.h"
+#include "proto/plan/shard_plan.h"
+#include "shardwright/v1/layout.pb.h"
+
+namespace shardwright {
+
+// 16 lower-case hexadecimal digits.
+std::string DigestText(uint64_t digest);
+
+// {"digest", "ranks": [{"rank", "tp", ... "embedding_runs", "label_runs"}]},
+// and with `with_positions` for each rank the runs spelt out, position by
+// position.
+nlohmann::ordered_json PlanShardJson(uint64_t digest,
+                                     absl::Span<const ShardPlan> plans,
+                                     bool with_positions);
+
+// The same, and for each rank "rows": for local position l and sample b the
+// source's name and row; null on later pipeline stages.
+nlohmann::ordered_json PlanComposeJson(uint64_t digest,
+                                       absl::Span<const ShardPlan> plans,
+                                       bool with_positions);
+
+// {"modules": [{"name", "groups": {kind: [[rank, ...], ...]}}]}
+nlohmann::ordered_json GroupsJson(const Layout& layout);
+
+// {"job", "rank", "generation", "module", "role", "coordinates": {...},
+//  "parallelism": {...}, "groups": [{"name", "kind", "index", "position",
+//  "ranks"}]}, where a group's name is that of its clique, "language/tp/3".
+nlohmann::ordered_json RankExplanationJson(const v1::RankExplanation& rank);
+
+}  // namespace shardwright
+
+#endif  // CLIENT_JSON_PLAN_JSON_H_

@@ -1,0 +1,255 @@
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "client/json/plan_json.h"
+#include "client/native/call.h"
+#include "client/native/handles.h"
+#include "client/native/shardwright_plan.h"
+#include "coordinator/planner/planner.h"
+#include "proto/plan/batch.h"
+#include "proto/plan/codec.h"
+#include "proto/status/error.h"
+#include "proto/status/status_macros.h"
+#include "shardwright/v1/plan.pb.h"
+
+namespace shardwright {
+namespace {
+
+// Far above what a planner accepts; only there so that a garbage count is
+// refused before memory is read.
+constexpr int64_t kCountMax = int64_t{1} << 40;
+
+absl::StatusOr<std::vector<int64_t>> Integers(absl::string_view name,
+                                              const int64_t* data,
+                                              int64_t count) {
+  RETURN_IF_ERROR(CheckArray(name, data, count, kCountMax));
+  return std::vector<int64_t>(data, data + count);
+}
+
+absl::StatusOr<BatchShape> ShapeFrom(const sw_batch_shape& in) {
+  BatchShape shape;
+  shape.seq_length = in.seq_length;
+  shape.micro_batch_size = in.micro_batch_size;
+  ASSIGN_OR_RETURN(shape.cu_seqlens_padded,
+                   Integers("cu_seqlens_padded", in.cu_seqlens_padded,
+                            in.cu_seqlens_padded_count));
+  ASSIGN_OR_RETURN(shape.cu_seqlens,
+                   Integers("cu_seqlens", in.cu_seqlens, in.cu_seqlens_count));
+  return shape;
+}
+
+absl::Status AddModality(const sw_modality& in, v1::Batch& batch) {
+  RETURN_IF_ERROR(CheckNotNull({{"modality.name", in.name}}));
+  if (batch.special_token_ids().count(in.name) > 0) {
+    return Error(absl::StatusCode::kInvalidArgument, "INVALID_BATCH",
+                 absl::StrCat("modality '", in.name, "' is named twice"));
+  }
+  (*batch.mutable_special_token_ids())[in.name] = in.special_token_id;
+  if (in.row_count >= 0) (*batch.mutable_counts())[in.name] = in.row_count;
+  if (in.encoder_rows == nullptr) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckArray("modality.encoder_rows", in.encoder_rows,
+                             in.encoder_rows_count, kCountMax));
+  (*batch.mutable_encoder_rows())[in.name].mutable_rows()->Add(
+      in.encoder_rows, in.encoder_rows + in.encoder_rows_count);
+  return absl::OkStatus();
+}
+
+absl::Status AddSamples(const sw_batch& in, v1::Batch& batch) {
+  RETURN_IF_ERROR(CheckArray("sample_lengths", in.sample_lengths,
+                             in.sample_count, kCountMax));
+  const int64_t* ids = in.input_ids;
+  for (int64_t i = 0; i < in.sample_count; ++i) {
+    const int64_t length = in.sample_lengths[i];
+    RETURN_IF_ERROR(CheckArray("input_ids", ids, length, kCountMax));
+    batch.add_samples()->mutable_input_ids()->Add(ids, ids + length);
+    ids += length;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AddCuSeqlens(const sw_batch& in, v1::Batch& batch) {
+  const int64_t* offsets = in.cu_seqlens_padded;
+  RETURN_IF_ERROR(CheckArray("cu_seqlens_padded_counts",
+                             in.cu_seqlens_padded_counts,
+                             in.cu_seqlens_padded_lane_count, kCountMax));
+  for (int64_t lane = 0; lane < in.cu_seqlens_padded_lane_count; ++lane) {
+    const int64_t count = in.cu_seqlens_padded_counts[lane];
+    RETURN_IF_ERROR(CheckArray("cu_seqlens_padded", offsets, count, kCountMax));
+    batch.add_cu_seqlens_padded()->mutable_offsets()->Add(offsets,
+                                                          offsets + count);
+    offsets += count;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::Batch> BatchFrom(const sw_batch& in) {
+  v1::Batch batch;
+  batch.set_micro_batch_size(in.micro_batch_size);
+  batch.set_seq_length(in.seq_length);
+  RETURN_IF_ERROR(AddSamples(in, batch));
+  RETURN_IF_ERROR(AddCuSeqlens(in, batch));
+  RETURN_IF_ERROR(CheckArray("modalities", in.modalities, in.modality_count,
+                             kModuleCountMax));
+  for (int64_t i = 0; i < in.modality_count; ++i) {
+    RETURN_IF_ERROR(AddModality(in.modalities[i], batch));
+  }
+  return batch;
+}
+
+absl::StatusOr<ShardPlan> Plan(const sw_job& job, int64_t rank,
+                               const BatchShape& shape) {
+  if (job.layout.has_value()) return PlanShard(*job.layout, rank, shape);
+  v1::GetShardPlanRequest request;
+  request.set_job(job.name);
+  request.set_rank(rank);
+  *request.mutable_shape() = ToProto(shape);
+  ASSIGN_OR_RETURN(const v1::ShardPlan plan, job.client->GetShardPlan(request));
+  return ShardPlanFromProto(plan);
+}
+
+absl::StatusOr<ShardPlan> Plan(const sw_job& job, int64_t rank,
+                               v1::Batch batch) {
+  if (job.layout.has_value()) {
+    return PlanCompose(*job.layout, rank, BatchFromProto(batch));
+  }
+  v1::GetComposePlanRequest request;
+  request.set_job(job.name);
+  request.set_rank(rank);
+  *request.mutable_batch() = std::move(batch);
+  ASSIGN_OR_RETURN(const v1::ShardPlan plan,
+                   job.client->GetComposePlan(request));
+  return ShardPlanFromProto(plan);
+}
+
+sw_plan::Table MakeTable(const CopyTable& copies,
+                         const std::vector<PositionRun>& runs) {
+  sw_plan::Table table;
+  table.copies = &copies;
+  for (const RowCopy& copy : copies.entries()) {
+    table.entries.push_back({copy.source, copy.source_row, copy.destination_row,
+                             copy.destination_stride, copy.row_count});
+  }
+  for (const PositionRun& run : runs) {
+    table.runs.push_back({run.position, run.count});
+  }
+  return table;
+}
+
+}  // namespace
+}  // namespace shardwright
+
+sw_plan::sw_plan(shardwright::ShardPlan shard_plan, bool is_composed)
+    : plan(std::move(shard_plan)), composed(is_composed) {
+  labels = shardwright::MakeTable(plan.labels, plan.label_runs);
+  labels.source_names = {"labels"};
+  if (!plan.embeddings.has_value()) return;
+  embeddings = shardwright::MakeTable(*plan.embeddings, plan.embedding_runs);
+  for (const std::string& source : plan.sources) {
+    embeddings.source_names.push_back(source.c_str());
+  }
+}
+
+absl::StatusOr<const sw_plan::Table*> sw_plan::Find(sw_table_id id) const {
+  if (id != SW_EMBEDDINGS && id != SW_LABELS) {
+    return shardwright::Error(
+        absl::StatusCode::kInvalidArgument, "INVALID_TABLE_ID",
+        absl::StrCat("table id ", static_cast<int>(id),
+                     " is neither SW_EMBEDDINGS nor SW_LABELS"));
+  }
+  const Table& table = id == SW_LABELS ? labels : embeddings;
+  if (table.copies != nullptr) return &table;
+  return shardwright::Error(
+      absl::StatusCode::kNotFound, "NO_EMBEDDINGS",
+      absl::StrCat("rank ", plan.rank, " is on pipeline stage ",
+                   plan.coordinates.pp, ", and only stage 0 has embeddings"));
+}
+
+using shardwright::Call;
+using shardwright::CheckNotNull;
+
+sw_code sw_plan_shard(const sw_job* job, int64_t rank,
+                      const sw_batch_shape* shape, sw_plan** out) {
+  return Call([&]() -> absl::Status {
+    RETURN_IF_ERROR(
+        CheckNotNull({{"job", job}, {"shape", shape}, {"out", out}}));
+    ASSIGN_OR_RETURN(const shardwright::BatchShape batch_shape,
+                     shardwright::ShapeFrom(*shape));
+    ASSIGN_OR_RETURN(shardwright::ShardPlan plan,
+                     shardwright::Plan(*job, rank, batch_shape));
+    *out = new sw_plan(std::move(plan), /*is_composed=*/false);
+    return absl::OkStatus();
+  });
+}
+
+sw_code sw_plan_compose(const sw_job* job, int64_t rank, const sw_batch* batch,
+                        sw_plan** out) {
+  return Call([&]() -> absl::Status {
+    RETURN_IF_ERROR(
+        CheckNotNull({{"job", job}, {"batch", batch}, {"out", out}}));
+    ASSIGN_OR_RETURN(shardwright::v1::Batch message,
+                     shardwright::BatchFrom(*batch));
+    ASSIGN_OR_RETURN(shardwright::ShardPlan plan,
+                     shardwright::Plan(*job, rank, std::move(message)));
+    *out = new sw_plan(std::move(plan), /*is_composed=*/true);
+    return absl::OkStatus();
+  });
+}
+
+void sw_plan_destroy(sw_plan* plan) { delete plan; }
+
+sw_code sw_plan_get_info(const sw_plan* plan, sw_plan_info* out) {
+  return Call([&]() -> absl::Status {
+    RETURN_IF_ERROR(CheckNotNull({{"plan", plan}, {"out", out}}));
+    const shardwright::ShardPlan& from = plan->plan;
+    const shardwright::Coordinates& at = from.coordinates;
+    *out = {from.digest,
+            from.generation,
+            from.rank,
+            at.tp,
+            at.gtp_remat,
+            at.cp,
+            at.dp,
+            at.pp,
+            at.lane,
+            from.seq_length,
+            from.micro_batch_size,
+            from.load.token_count,
+            from.load.padding_token_count,
+            from.load.causal_work};
+    return absl::OkStatus();
+  });
+}
+
+sw_code sw_plan_json(const sw_plan* plan, int32_t with_positions, char** json) {
+  return Call([&]() -> absl::Status {
+    RETURN_IF_ERROR(CheckNotNull({{"plan", plan}, {"json", json}}));
+    const auto to_json = plan->composed ? shardwright::PlanComposeJson
+                                        : shardwright::PlanShardJson;
+    *json = shardwright::CopyText(to_json(plan->plan.digest,
+                                          absl::MakeSpan(&plan->plan, 1),
+                                          with_positions != 0)
+                                      .dump());
+    return absl::OkStatus();
+  });
+}
+
+sw_code sw_plan_get_table(const sw_plan* plan, sw_table_id id, sw_table* out) {
+  return Call([&]() -> absl::Status {
+    RETURN_IF_ERROR(CheckNotNull({{"plan", plan}, {"out", out}}));
+    ASSIGN_OR_RETURN(const sw_plan::Table* table, plan->Find(id));
+    const std::vector<int64_t>& source_rows = table->copies->source_rows();
+    *out = {table->entries.data(),
+            static_cast<int64_t>(table->entries.size()),
+            source_rows.data(),
+            table->source_names.data(),
+            static_cast<int64_t>(source_rows.size()),
+            table->copies->destination_rows(),
+            table->copies->IsView(),
+            table->runs.data(),
+            static_cast<int64_t>(table->runs.size())};
+    return absl::OkStatus();
+  });
+}

@@ -1,0 +1,38 @@
+"""Who a rank is, which tokens it owns, and how they get there.
+
+    job = shardwright.connect("127.0.0.1:7070", "vlm-8")
+    me = job.rank(4)
+    plan = job.shard_plan(4, seq_length=8192, micro_batch=1)
+    local = plan.shard(embeddings)          # [S, B, H] -> [S / (cp * tp), B, H]
+    labels = plan.shard_labels(labels)      # [B, S] -> [B, S / cp]
+    gradient = plan.adjoint(local_gradient)
+
+Needs NumPy and libshardwright.so, and nothing else.
+"""
+
+from shardwright.errors import Code, ShardwrightError
+from shardwright.layout import Group, Job, Layout, Rank, connect
+from shardwright.member import Member
+from shardwright.plan import Coordinates, Load, Plan, RowCopy, Run, Table
+from shardwright.worker import Gathered, Session, Worker, worker
+
+__all__ = [
+    "Code",
+    "Coordinates",
+    "Gathered",
+    "Group",
+    "Job",
+    "Layout",
+    "Load",
+    "Member",
+    "Plan",
+    "Rank",
+    "RowCopy",
+    "Run",
+    "Session",
+    "ShardwrightError",
+    "Table",
+    "Worker",
+    "connect",
+    "worker",
+]

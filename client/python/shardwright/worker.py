@@ -1,0 +1,315 @@
+"""A worker daemon, and plans carried out on memory shared with it."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+import os
+import secrets
+from types import TracebackType
+from typing import Any, Mapping, NamedTuple, Sequence
+
+import numpy
+
+from shardwright import _library
+from shardwright.errors import Code, ShardwrightError, invalid
+from shardwright.plan import Plan, check_contiguous, fill_bytes
+
+_SHARED_MEMORY = "/dev/shm"
+_ALIGNMENT_BYTES = 64
+
+Sources = numpy.ndarray | Mapping[str, numpy.ndarray]
+
+
+class Gathered(NamedTuple):
+    """What a plan's proof brought back.
+
+    `sources` has the form that the forward pass takes; `restored_rows` counts,
+    by source, the rows that were put back.
+    """
+
+    sources: numpy.ndarray | dict[str, numpy.ndarray]
+    restored_rows: dict[str, int]
+
+
+class _SharedMemory:
+    """A POSIX shared memory object that only this user can open."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.name = f"/shardwright-{os.getpid()}-{secrets.token_hex(8)}"
+        self.size_bytes = size_bytes
+        self._path = _SHARED_MEMORY + self.name
+        file = os.open(
+            self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600
+        )
+        try:
+            # Not ftruncate: a full /dev/shm shall fail here, not as a SIGBUS.
+            os.posix_fallocate(file, 0, size_bytes)
+            self.bytes = numpy.frombuffer(
+                mmap.mmap(file, size_bytes), dtype=numpy.uint8
+            )
+        except BaseException:
+            self.unlink()
+            raise
+        finally:
+            os.close(file)
+
+    def unlink(self) -> None:
+        """Removes the name; the worker may have been quicker."""
+        try:
+            os.unlink(self._path)
+        except FileNotFoundError:
+            pass
+
+
+class Worker:
+    """A worker daemon. Safe to use from several threads."""
+
+    def __init__(self, address: str, *, timeout: float = 60.0) -> None:
+        self._handle = _library.Handle(
+            "sw_worker_connect",
+            "sw_worker_destroy",
+            address.encode(),
+            round(timeout * 1000),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Who the worker is, its cliques, and how much it has copied."""
+        return _library.call_for_json("sw_worker_describe", self._handle.value)
+
+    def session(self, size_bytes: int) -> Session:
+        """Shares `size_bytes` of memory with the worker.
+
+        Use it in a `with`: leaving the block ends the session.
+        """
+        return Session(self._handle, size_bytes)
+
+
+class Session:
+    """Memory shared with a worker, and plans carried out on it.
+
+    Arrays come from empty() and array(), and stay valid after the session; the
+    worker's methods take only those. One-thread-only.
+    """
+
+    def __init__(self, worker: _library.Handle, size_bytes: int) -> None:
+        if size_bytes <= 0:
+            raise invalid(
+                "INVALID_SEGMENT",
+                f"a session needs memory, not {size_bytes} bytes",
+            )
+        self._memory = _SharedMemory(size_bytes)
+        self._used_bytes = 0
+        segment = _library.Segment(self._memory.name.encode(), size_bytes)
+        try:
+            self._handle = _library.Handle(
+                "sw_session_open",
+                "sw_session_destroy",
+                worker.value,
+                ctypes.byref(segment),
+                1,
+            )
+        except BaseException:
+            self._memory.unlink()
+            raise
+
+    def empty(self, shape: Sequence[int] | int, dtype: Any) -> numpy.ndarray:
+        """An array in shared memory, with whatever was there before.
+
+        Raises:
+          ShardwrightError: SESSION_FULL; the message says what is left.
+        """
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        dtype = numpy.dtype(dtype)
+        size_bytes = math.prod(shape) * dtype.itemsize
+        begin = -(-self._used_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+        left_bytes = max(0, self._memory.size_bytes - begin)
+        if size_bytes > left_bytes:
+            raise ShardwrightError(
+                Code.RESOURCE_EXHAUSTED,
+                "SESSION_FULL",
+                f"an array of {size_bytes} bytes does not fit: {left_bytes} of "
+                f"{self._memory.size_bytes} bytes are left",
+            )
+        self._used_bytes = begin + size_bytes
+        piece = self._memory.bytes[begin : begin + size_bytes]
+        return piece.view(dtype).reshape(shape)
+
+    def array(self, values: numpy.ndarray) -> numpy.ndarray:
+        """A copy of `values` in shared memory."""
+        copy = self.empty(values.shape, values.dtype)
+        copy[...] = values
+        return copy
+
+    def clear(self) -> None:
+        """Lets all arrays go: the next ones take their place."""
+        self._used_bytes = 0
+
+    def run(
+        self,
+        plan: Plan,
+        sources: Sources,
+        *,
+        out: numpy.ndarray | None = None,
+        fill: Any = None,
+    ) -> numpy.ndarray:
+        """Plan.shard() or Plan.compose(), by the worker; always a copy."""
+        arrays, row_shape, dtype = plan.source_arrays(sources)
+        if out is None:
+            out = self.empty(plan.embedding_shape(row_shape), dtype)
+        self._run(
+            plan, _library.EMBEDDINGS, arrays, row_shape, out, fill=fill
+        )
+        return out
+
+    def run_labels(
+        self,
+        plan: Plan,
+        labels: numpy.ndarray,
+        *,
+        out: numpy.ndarray | None = None,
+    ) -> numpy.ndarray:
+        """Plan.shard_labels(), by the worker."""
+        shape, row_shape = plan.label_shapes(labels)
+        if out is None:
+            out = self.empty(shape, labels.dtype)
+        self._run(plan, _library.LABELS, [labels], row_shape, out)
+        return out
+
+    def run_adjoint(
+        self, plan: Plan, gradient: numpy.ndarray, *, out: Sources | None = None
+    ) -> Sources:
+        """Plan.adjoint(), by the worker."""
+        row_shape = gradient.shape[2:]
+        if out is None:
+            out = plan.new_sources(row_shape, gradient.dtype, self.empty)
+        arrays, _, _ = plan.source_arrays(out)
+        self._run(
+            plan,
+            _library.EMBEDDINGS,
+            arrays,
+            row_shape,
+            gradient,
+            adjoint=True,
+        )
+        return out
+
+    def gather(
+        self,
+        plan: Plan,
+        shard: numpy.ndarray,
+        *,
+        kind: str = "tp_cp",
+        out: Sources | None = None,
+    ) -> Gathered:
+        """Proves a plan: puts all ranks' rows back where they came from.
+
+        Every rank of this rank's group of `kind` calls it at the same time;
+        each gets everything.
+
+        Args:
+          plan: this rank's, of the same batch everywhere.
+          shard: what run() made of it.
+          kind: the kind of group whose members hold the whole.
+          out: the sources to put rows into. None: new ones, zero where no rank
+            holds a row.
+
+        Raises:
+          ShardwrightError: DIGEST_MISMATCH, ROWS_DIFFER or PEER_LOST, with the
+            ranks in the message.
+        """
+        row_shape = shard.shape[2:]
+        if out is None:
+            out = plan.new_sources(row_shape, shard.dtype, self._zeros)
+        arrays, _, _ = plan.source_arrays(out)
+        operation = self._operation(
+            plan, _library.EMBEDDINGS, arrays, row_shape, shard
+        )
+        restored = (ctypes.c_int64 * len(arrays))()
+        _library.library().sw_session_gather(
+            self._handle.value, kind.encode(), ctypes.byref(operation), restored
+        )
+        return Gathered(out, dict(zip(plan.sources, restored)))
+
+    def close(self) -> None:
+        """Ends the session. Arrays stay valid; the worker forgets them."""
+        self._handle.close()
+        self._memory.unlink()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _zeros(self, shape: Sequence[int], dtype: Any) -> numpy.ndarray:
+        array = self.empty(shape, dtype)
+        array[...] = 0
+        return array
+
+    def _tensor(self, name: str, array: numpy.ndarray) -> _library.Tensor:
+        check_contiguous(name, array)
+        if array.nbytes == 0:
+            return _library.Tensor(0, 0, 0)
+        offset = array.ctypes.data - self._memory.bytes.ctypes.data
+        if not 0 <= offset <= self._memory.size_bytes - array.nbytes:
+            raise invalid(
+                "INVALID_TENSOR",
+                f"{name} is not in this session's memory; Session.array() "
+                "makes a copy that is",
+            )
+        return _library.Tensor(0, offset, array.nbytes)
+
+    def _operation(
+        self,
+        plan: Plan,
+        table: int,
+        sources: Sequence[numpy.ndarray],
+        row_shape: Sequence[int],
+        destination: numpy.ndarray,
+        *,
+        fill: Any = None,
+        adjoint: bool = False,
+    ) -> _library.Operation:
+        tensors = (_library.Tensor * len(sources))(
+            *(self._tensor(f"source {k}", s) for k, s in enumerate(sources))
+        )
+        dtype = destination.dtype
+        for source in sources:
+            if source.dtype != dtype:
+                raise invalid(
+                    "INVALID_ARRAY",
+                    f"a source is {source.dtype}, the shard {dtype}",
+                )
+        fill_value = fill_bytes(fill, dtype)
+        return _library.Operation(
+            plan.handle.value,
+            table,
+            math.prod(row_shape) * dtype.itemsize,
+            tensors,
+            len(tensors),
+            self._tensor("the shard", destination),
+            fill_value,
+            len(fill_value),
+            int(adjoint),
+        )
+
+    def _run(self, *arguments: Any, **options: Any) -> None:
+        operation = self._operation(*arguments, **options)
+        _library.library().sw_session_run(
+            self._handle.value, ctypes.byref(operation), 1, None
+        )
+
+
+def worker(address: str, *, timeout: float = 60.0) -> Worker:
+    """The worker at host:port. Connects when first used.
+
+    `timeout`, in seconds, bounds each call.
+    """
+    return Worker(address, timeout=timeout)

@@ -1,0 +1,316 @@
+#include "coordinator/core/barrier_table.h"
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/core/proto_time.h"
+#include "proto/plan/clique_name.h"
+#include "proto/status/error.h"
+#include "proto/status/status_macros.h"
+
+namespace shardwright {
+namespace {
+
+constexpr absl::Duration kProgressPeriod = absl::Seconds(1);
+constexpr absl::Duration kReminderPeriod = absl::Seconds(5);
+constexpr size_t kNameBytesMax = 63;
+
+absl::Status ScopeNotFound(absl::string_view message) {
+  return Error(absl::StatusCode::kNotFound, "SCOPE_NOT_FOUND", message);
+}
+
+// The ranks of a scope, ascending. Empty: there is no such scope.
+std::vector<Rank> ScopeRanks(const Layout& layout, const std::string& scope) {
+  std::vector<Rank> ranks;
+  if (scope.empty()) {
+    ranks.resize(layout.world_size());
+    std::iota(ranks.begin(), ranks.end(), 0);
+    return ranks;
+  }
+  if (const Module* module = layout.FindModule(scope); module != nullptr) {
+    for (int64_t i = 0; i < module->rank_count(); ++i) {
+      ranks.push_back(module->RankAt(i));
+    }
+  } else if (const auto name = ParseCliqueName(scope); name.has_value()) {
+    const Module* of = layout.FindModule(name->module);
+    const GroupKind* kind = FindGroupKind(name->kind);
+    if (of != nullptr && kind != nullptr && of->Has(*kind) &&
+        name->index >= 0 && name->index < of->GroupCount(*kind)) {
+      ranks = of->Group(*kind, name->index);
+    }
+  }
+  std::sort(ranks.begin(), ranks.end());
+  return ranks;
+}
+
+}  // namespace
+
+absl::Status BarrierTable::CheckArrival(
+    const Barrier& barrier, const v1::WaitAtBarrierRequest& request) const {
+  const bool waiting = !barrier.arrived.empty();
+  if (!waiting && !barrier.released_sequence.has_value()) {
+    return absl::OkStatus();
+  }
+  const bool repeat = request.sequence() == barrier.released_sequence;
+  const int64_t expected =
+      waiting ? barrier.sequence : *barrier.released_sequence + 1;
+  if (!repeat && request.sequence() != expected) {
+    return Error(absl::StatusCode::kFailedPrecondition, "BARRIER_SEQUENCE",
+                 absl::StrCat("sequence ", request.sequence(), " of barrier \"",
+                              request.name(), "\" is not the one ",
+                              waiting ? "that others wait at" : "that is next",
+                              ", which is ", expected),
+                 {{"expected", absl::StrCat(expected)},
+                  {"got", absl::StrCat(request.sequence())}});
+  }
+  if (waiting && !repeat &&
+      (request.scope() != barrier.scope ||
+       request.digest() != barrier.digest)) {
+    return Error(
+        absl::StatusCode::kInvalidArgument, "BARRIER_MISMATCH",
+        absl::StrCat("barrier \"", request.name(), "\" has scope \"",
+                     barrier.scope, "\" and digest ", barrier.digest, "; rank ",
+                     request.caller().member().rank(), " brings scope \"",
+                     request.scope(), "\" and digest ", request.digest()),
+        {{"scope", barrier.scope},
+         {"digest", absl::StrCat(barrier.digest)},
+         {"got_scope", request.scope()},
+         {"got_digest", absl::StrCat(request.digest())}});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BarrierTable::Wait(StreamId stream, const JobLayout& job,
+                                const v1::WaitAtBarrierRequest& request,
+                                absl::Time now, Effects& effects) {
+  if (request.name().empty() || request.name().size() > kNameBytesMax) {
+    return Error(absl::StatusCode::kInvalidArgument, "INVALID_BARRIER_NAME",
+                 absl::StrCat("name has ", request.name().size(),
+                              " bytes; it must have 1 to ", kNameBytesMax));
+  }
+  ASSIGN_OR_RETURN(const absl::Duration timeout,
+                   TimeoutFromProto(request.timeout()));
+  const MemberKey member = KeyOf(request.caller().member());
+  const BarrierKey key = {member.job, member.kind, request.name()};
+  auto found = barriers_.find(key);
+  if (found != barriers_.end()) {
+    const auto earlier = found->second.arrived.find(member.rank);
+    if (earlier != found->second.arrived.end()) {
+      const StreamId replaced = earlier->second;
+      effects.End(replaced,
+                  Error(absl::StatusCode::kAborted, "REPLACED",
+                        absl::StrCat(Describe(member), " called again")));
+      Close(replaced);
+    }
+    Barrier& barrier = found->second;
+    const absl::Status check = CheckArrival(barrier, request);
+    if (ReasonOf(check) == "BARRIER_MISMATCH") EndAll(barrier, check, effects);
+    RETURN_IF_ERROR(check);
+    if (request.sequence() == barrier.released_sequence) {
+      effects.End(stream, absl::OkStatus());
+      return absl::OkStatus();
+    }
+  }
+  std::vector<Rank> members;
+  const bool first = found == barriers_.end() || found->second.arrived.empty();
+  if (first) members = ScopeRanks(*job.layout, request.scope());
+  const std::vector<Rank>& scope = first ? members : found->second.members;
+  if (!std::binary_search(scope.begin(), scope.end(), member.rank)) {
+    return ScopeNotFound(
+        scope.empty()
+            ? absl::StrCat("scope \"", request.scope(),
+                           "\" is no module or clique of job ", member.job)
+            : absl::StrCat("scope \"", request.scope(), "\" does not hold ",
+                           Describe(member)));
+  }
+  if (found == barriers_.end()) {
+    MakeRoom(member.job, effects);
+    found = barriers_.try_emplace(key).first;
+    ++barrier_counts_[member.job];
+  }
+  Barrier& barrier = found->second;
+  if (first) {
+    barrier.sequence = request.sequence();
+    barrier.scope = request.scope();
+    barrier.digest = request.digest();
+    barrier.members = std::move(members);
+    barrier.gave_up.clear();
+  }
+  barrier.last_use_time = now;
+  next_progress_ = std::min(next_progress_, now + kProgressPeriod);
+  Arrive(stream, barrier, {member, key, now + timeout}, effects);
+  return absl::OkStatus();
+}
+
+void BarrierTable::MakeRoom(const std::string& job, Effects& effects) {
+  if (barrier_counts_[job] < kBarriersPerJobMax) return;
+  auto oldest = barriers_.end();
+  for (auto it = barriers_.lower_bound({job, {}, ""});
+       it != barriers_.end() && std::get<0>(it->first) == job; ++it) {
+    if (oldest == barriers_.end() ||
+        std::make_pair(!it->second.arrived.empty(), it->second.last_use_time) <
+            std::make_pair(!oldest->second.arrived.empty(),
+                           oldest->second.last_use_time)) {
+      oldest = it;
+    }
+  }
+  EndAll(oldest->second,
+         Error(absl::StatusCode::kResourceExhausted, "TOO_MANY_BARRIERS",
+               absl::StrCat("job ", job, " waits at more than ",
+                            kBarriersPerJobMax, " barriers")),
+         effects);
+  barriers_.erase(oldest);
+  --barrier_counts_[job];
+}
+
+void BarrierTable::Arrive(StreamId stream, Barrier& barrier, Call call,
+                          Effects& effects) {
+  barrier.arrived[call.member.rank] = stream;
+  barrier.gave_up.erase(call.member.rank);
+  ++barrier.version;
+  calls_of_member_.insert({call.member, stream});
+  deadlines_.insert({call.deadline, stream});
+  calls_[stream] = std::move(call);
+  if (barrier.arrived.size() < barrier.members.size()) return;
+  barrier.released_sequence = barrier.sequence;
+  EndAll(barrier, absl::OkStatus(), effects);
+}
+
+// Takes a call out whose stream has ended.
+void BarrierTable::Close(StreamId stream) {
+  const auto it = calls_.find(stream);
+  const Call& call = it->second;
+  Barrier& barrier = barriers_.at(call.barrier);
+  barrier.arrived.erase(call.member.rank);
+  ++barrier.version;
+  if (barrier.arrived.empty()) barrier.members = {};
+  deadlines_.erase({call.deadline, stream});
+  auto [begin, end] = calls_of_member_.equal_range(call.member);
+  calls_of_member_.erase(std::find_if(
+      begin, end, [&](const auto& entry) { return entry.second == stream; }));
+  calls_.erase(it);
+}
+
+void BarrierTable::EndAll(Barrier& barrier, const absl::Status& status,
+                          Effects& effects) {
+  const std::map<Rank, StreamId> arrived = barrier.arrived;
+  for (const auto& [rank, stream] : arrived) {
+    effects.End(stream, status);
+    Close(stream);
+  }
+}
+
+void BarrierTable::StreamClosed(StreamId stream) {
+  if (calls_.count(stream) != 0) Close(stream);
+}
+
+void BarrierTable::MemberLost(const MemberKey& member, const absl::Status& end,
+                              const std::string& what, Effects& effects) {
+  for (auto it = calls_of_member_.find(member); it != calls_of_member_.end();
+       it = calls_of_member_.find(member)) {
+    const StreamId stream = it->second;
+    Barrier& barrier = barriers_.at(calls_.at(stream).barrier);
+    effects.End(stream, end);
+    Close(stream);
+    v1::ErrorDetail detail;
+    detail.set_reason("PEER_LOST");
+    *detail.mutable_missing() = CompressRanks({member.rank});
+    EndAll(barrier,
+           Error(absl::StatusCode::kAborted,
+                 absl::StrCat("a member that had arrived was lost: ", what),
+                 std::move(detail)),
+           effects);
+  }
+}
+
+void BarrierTable::LayoutChanged(const std::string& job,
+                                 const absl::Status& end, Effects& effects) {
+  for (auto it = barriers_.lower_bound({job, {}, ""});
+       it != barriers_.end() && std::get<0>(it->first) == job;
+       it = barriers_.erase(it)) {
+    EndAll(it->second, end, effects);
+  }
+  barrier_counts_.erase(job);
+}
+
+std::vector<Rank> BarrierTable::Missing(const Barrier& barrier) const {
+  std::vector<Rank> missing;
+  auto arrived = barrier.arrived.begin();
+  for (const Rank rank : barrier.members) {
+    if (arrived != barrier.arrived.end() && arrived->first == rank) {
+      ++arrived;
+    } else {
+      missing.push_back(rank);
+    }
+  }
+  return missing;
+}
+
+// Names those who never came; only if there are none, those who came and whose
+// own time was up earlier.
+absl::Status BarrierTable::TimedOut(const Call& call) const {
+  const Barrier& barrier = barriers_.at(call.barrier);
+  const std::vector<Rank> missing = Missing(barrier);
+  std::vector<Rank> never_came;
+  for (const Rank rank : missing) {
+    if (barrier.gave_up.count(rank) == 0) never_came.push_back(rank);
+  }
+  v1::ErrorDetail detail;
+  detail.set_reason("MEMBERS_MISSING");
+  *detail.mutable_missing() =
+      CompressRanks(never_came.empty() ? missing : never_came);
+  const std::string ranges = detail.missing().ranges();
+  return Error(
+      absl::StatusCode::kDeadlineExceeded,
+      absl::StrCat("barrier \"", std::get<2>(call.barrier), "\" sequence ",
+                   barrier.sequence, " still waits for ranks ", ranges),
+      std::move(detail));
+}
+
+void BarrierTable::Tick(absl::Time now, Effects& effects) {
+  // All are told before any is taken out: nobody whose time is up in the same
+  // instant is missing for another.
+  std::vector<StreamId> due;
+  for (const auto& [deadline, stream] : deadlines_) {
+    if (deadline > now) break;
+    due.push_back(stream);
+    effects.End(stream, TimedOut(calls_.at(stream)));
+  }
+  for (const StreamId stream : due) {
+    const Call& call = calls_.at(stream);
+    barriers_.at(call.barrier).gave_up.insert(call.member.rank);
+    Close(stream);
+  }
+  if (now < next_progress_) return;
+  // All who wait at one barrier are told the same.
+  std::map<BarrierKey, std::shared_ptr<const v1::WaitAtBarrierResponse>> news;
+  for (auto& [stream, call] : calls_) {
+    const Barrier& barrier = barriers_.at(call.barrier);
+    if (call.told_version == barrier.version &&
+        now < call.told_time + kReminderPeriod) {
+      continue;
+    }
+    call.told_version = barrier.version;
+    call.told_time = now;
+    auto& message = news[call.barrier];
+    if (message == nullptr) {
+      v1::WaitAtBarrierResponse waiting;
+      waiting.set_present_count(barrier.arrived.size());
+      waiting.set_member_count(barrier.members.size());
+      *waiting.mutable_missing() = CompressRanks(Missing(barrier));
+      message = std::make_shared<const v1::WaitAtBarrierResponse>(waiting);
+    }
+    effects.Send(stream, message);
+  }
+  next_progress_ =
+      calls_.empty() ? absl::InfiniteFuture() : now + kProgressPeriod;
+}
+
+absl::Time BarrierTable::NextTick() const {
+  if (deadlines_.empty()) return next_progress_;
+  return std::min(next_progress_, deadlines_.begin()->first);
+}
+
+}  // namespace shardwright

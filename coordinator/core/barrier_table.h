@@ -1,0 +1,98 @@
+// Members that wait for each other: part of the core. barrier.proto says what
+// members see.
+
+#ifndef COORDINATOR_CORE_BARRIER_TABLE_H_
+#define COORDINATOR_CORE_BARRIER_TABLE_H_
+
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "coordinator/core/effects.h"
+#include "coordinator/core/layout_table.h"
+#include "coordinator/core/member_key.h"
+#include "shardwright/v1/barrier.pb.h"
+
+namespace shardwright {
+
+// Barriers that one job may have waiting or remembered. The one that was
+// released longest ago is forgotten for a new one.
+inline constexpr int kBarriersPerJobMax = 1024;
+
+// Not thread-safe. Callers have been checked (Caller in membership.proto).
+class BarrierTable {
+ public:
+  // As BarrierService has it. `stream` is open when Wait() returns OK, unless
+  // `effects` ends it.
+  absl::Status Wait(StreamId stream, const JobLayout& job,
+                    const v1::WaitAtBarrierRequest& request, absl::Time now,
+                    Effects& effects);
+
+  void StreamClosed(StreamId stream);
+
+  // The member's own call ends with `end`, those that waited with it with
+  // PEER_LOST.
+  void MemberLost(const MemberKey& member, const absl::Status& end,
+                  const std::string& what, Effects& effects);
+
+  // All calls of the job end with `end`; released sequences are forgotten.
+  void LayoutChanged(const std::string& job, const absl::Status& end,
+                     Effects& effects);
+
+  // Ends calls whose time is up, and tells who is missing.
+  void Tick(absl::Time now, Effects& effects);
+  absl::Time NextTick() const;
+
+ private:
+  // By job, kind and name.
+  using BarrierKey = std::tuple<std::string, v1::MemberKind, std::string>;
+
+  struct Barrier {
+    // What the first to arrive brought; kept after release, for repeats.
+    int64_t sequence = 0;
+    std::string scope;
+    uint64_t digest = 0;
+
+    std::map<Rank, StreamId> arrived;
+    std::vector<Rank> members;  // Ascending. Only while somebody waits.
+    std::set<Rank> gave_up;     // Left because their own time was up.
+    std::optional<int64_t> released_sequence;
+    absl::Time last_use_time;
+    int64_t version = 0;  // Counts changes.
+  };
+
+  struct Call {
+    MemberKey member;
+    BarrierKey barrier;
+    absl::Time deadline;
+    int64_t told_version = -1;
+    absl::Time told_time = absl::InfinitePast();
+  };
+
+  absl::Status CheckArrival(const Barrier& barrier,
+                            const v1::WaitAtBarrierRequest& request) const;
+  void MakeRoom(const std::string& job, Effects& effects);
+  void Arrive(StreamId stream, Barrier& barrier, Call call, Effects& effects);
+  void Close(StreamId stream);
+  void EndAll(Barrier& barrier, const absl::Status& status, Effects& effects);
+  std::vector<Rank> Missing(const Barrier& barrier) const;
+  absl::Status TimedOut(const Call& call) const;
+
+  std::map<BarrierKey, Barrier> barriers_;
+  std::map<std::string, int> barrier_counts_;  // By job.
+  std::map<StreamId, Call> calls_;
+  std::multimap<MemberKey, StreamId> calls_of_member_;
+  std::set<std::pair<absl::Time, StreamId>> deadlines_;
+  absl::Time next_progress_ = absl::InfiniteFuture();
+};
+
+}  // namespace shardwright
+
+#endif  // COORDINATOR_CORE_BARRIER_TABLE_H_

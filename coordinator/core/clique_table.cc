@@ -1,0 +1,364 @@
+#include "coordinator/core/clique_table.h"
+
+#include <algorithm>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/str_cat.h"
+#include "coordinator/core/proto_time.h"
+#include "proto/plan/clique_name.h"
+#include "proto/status/error.h"
+#include "proto/status/status_macros.h"
+
+namespace shardwright {
+namespace {
+
+// Of the text of a failed report that the others are told.
+constexpr size_t kReportBytesMax = 512;
+
+constexpr absl::Duration kProgressPeriod = absl::Seconds(1);
+
+absl::Status LayoutMismatch(absl::string_view message,
+                            std::map<std::string, std::string> metadata) {
+  return Error(absl::StatusCode::kInvalidArgument, "LAYOUT_MISMATCH", message,
+               std::move(metadata));
+}
+
+absl::Status CheckRequest(const v1::FormCommunicatorsRequest& request,
+                          const Layout& layout) {
+  if (request.backend() != v1::GLOO && request.backend() != v1::NCCL) {
+    return Error(absl::StatusCode::kInvalidArgument, "INVALID_BACKEND",
+                 absl::StrCat("backend is ", request.backend(),
+                              "; it must be GLOO or NCCL"));
+  }
+  if (request.layout_digest() != layout.digest()) {
+    return LayoutMismatch(
+        absl::StrCat("layout_digest is ", request.layout_digest(),
+                     "; the layout in force has ", layout.digest()),
+        {{"layout_digest", absl::StrCat(layout.digest())},
+         {"got_layout_digest", absl::StrCat(request.layout_digest())}});
+  }
+  for (const std::string& kind : request.kinds()) {
+    if (FindGroupKind(kind) != nullptr) continue;
+    return Error(
+        absl::StatusCode::kInvalidArgument, "UNKNOWN_GROUP_KIND",
+        absl::StrCat("kinds names \"", kind, "\", which is no group kind"),
+        {{"kind", kind}});
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+CliqueTable::CliqueTable(int64_t term, LastSeen last_seen)
+    : term_(term), last_seen_(std::move(last_seen)) {}
+
+std::optional<int> CliqueTable::PositionOf(const Clique& clique, Rank rank) {
+  const auto it =
+      std::lower_bound(clique.positions.begin(), clique.positions.end(),
+                       std::make_pair(rank, 0));
+  if (it == clique.positions.end() || it->first != rank) return std::nullopt;
+  return it->second;
+}
+
+CliqueTable::Clique& CliqueTable::Find(const JobLayout& job,
+                                       v1::MemberKind kind,
+                                       const Module& module,
+                                       const GroupKind& group_kind,
+                                       int64_t group) {
+  const std::string name =
+      FormatCliqueName({module.name(), std::string(group_kind.name), group});
+  Clique& clique = cliques_[{job.layout->name(), kind, name}];
+  if (!clique.ranks.empty()) return clique;
+  clique.name = name;
+  clique.ranks = module.Group(group_kind, group);
+  clique.positions.reserve(clique.ranks.size());
+  for (size_t i = 0; i < clique.ranks.size(); ++i) {
+    clique.positions.emplace_back(clique.ranks[i], static_cast<int>(i));
+  }
+  std::sort(clique.positions.begin(), clique.positions.end());
+  clique.seats.assign(clique.ranks.size(), Seat());
+  return clique;
+}
+
+// The caller's cliques, in creation order: the order of the group kinds. A rank
+// is of one module, and of one group of each kind.
+absl::StatusOr<std::vector<CliqueTable::CliquePlace>> CliqueTable::Wanted(
+    const JobLayout& job, const MemberKey& member,
+    const v1::FormCommunicatorsRequest& request) {
+  ASSIGN_OR_RETURN(const Placement placement, job.layout->Find(member.rank));
+  std::vector<CliquePlace> wanted;
+  for (const GroupKind& kind : GroupKinds()) {
+    if (!placement.module->Has(kind)) continue;
+    if (request.kinds_size() > 0 &&
+        !absl::c_linear_search(request.kinds(), kind.name)) {
+      continue;
+    }
+    const std::optional<int64_t> group =
+        placement.module->GroupOf(kind, placement.index);
+    if (!group.has_value()) continue;
+    Clique& clique = Find(job, member.kind, *placement.module, kind, *group);
+    if (clique.ranks.size() < 2) continue;
+    wanted.push_back({&clique, *PositionOf(clique, member.rank)});
+  }
+  return wanted;
+}
+
+absl::Status CliqueTable::Form(StreamId stream, const JobLayout& job,
+                               const v1::FormCommunicatorsRequest& request,
+                               absl::Time now, Effects& effects) {
+  RETURN_IF_ERROR(CheckRequest(request, *job.layout));
+  ASSIGN_OR_RETURN(const absl::Duration timeout,
+                   TimeoutFromProto(request.timeout()));
+  const MemberKey member = KeyOf(request.caller().member());
+  ASSIGN_OR_RETURN(std::vector<CliquePlace> wanted,
+                   Wanted(job, member, request));
+  const auto earlier = call_of_member_.find(member);
+  if (earlier != call_of_member_.end()) {
+    const StreamId replaced = earlier->second;
+    effects.End(replaced,
+                Error(absl::StatusCode::kAborted, "REPLACED",
+                      absl::StrCat(Describe(member), " called again")));
+    Close(replaced, "called again", /*gave_up=*/false, now, effects);
+  }
+  for (const CliquePlace& place : wanted) {
+    const Clique& clique = *place.clique;
+    if (clique.present_count == 0 || clique.backend == request.backend()) {
+      continue;
+    }
+    return LayoutMismatch(
+        absl::StrCat(Describe(member), " brings ",
+                     v1::CommBackend_Name(request.backend()), " to ",
+                     clique.name, ", whose other members bring ",
+                     v1::CommBackend_Name(clique.backend)),
+        {{"clique", clique.name},
+         {"backend", v1::CommBackend_Name(clique.backend)}});
+  }
+
+  Call& call = calls_[stream];
+  call.member = member;
+  call.deadline = now + timeout;
+  call.cliques = std::move(wanted);
+  call_of_member_[member] = stream;
+  deadlines_.insert({call.deadline, stream});
+  next_progress_ = std::min(next_progress_, now + kProgressPeriod);
+  for (const auto& [clique, position] : call.cliques) {
+    if (clique->phase == Phase::kActive &&
+        clique->backend != request.backend()) {
+      Abort(*clique, "PEER_FAILED",
+            absl::StrCat(Describe(member), " changed its backend"), now,
+            effects);
+    }
+    if (clique->present_count == 0 && clique->phase != Phase::kActive) {
+      clique->backend = request.backend();
+    }
+    clique->seats[position].stream = stream;
+    clique->seats[position].gave_up = false;
+    ++clique->present_count;
+    ++clique->version;
+    if (clique->phase == Phase::kActive) {
+      v1::FormCommunicatorsResponse event;
+      *event.mutable_active()->mutable_attempt() = AttemptOf(*clique);
+      effects.Send(
+          stream, std::make_shared<const v1::FormCommunicatorsResponse>(event));
+      ++call.active_count;
+    } else {
+      Begin(*clique, now, effects);
+    }
+  }
+  EndIfComplete(stream, effects);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<CliqueTable::CliquePlace> CliqueTable::FindAttempt(
+    const v1::Caller& caller, const v1::Attempt& attempt) {
+  const auto found = cliques_.find(
+      {caller.member().job(), caller.member().kind(), attempt.clique()});
+  Clique* clique = found == cliques_.end() ? nullptr : &found->second;
+  const int32_t current = clique == nullptr ? 0 : clique->attempt;
+  if (clique == nullptr || clique->phase == Phase::kGathering ||
+      attempt.term() != term_ || attempt.number() != current) {
+    return Error(absl::StatusCode::kFailedPrecondition, "STALE_ATTEMPT",
+                 absl::StrCat("attempt ", attempt.number(), " of term ",
+                              attempt.term(), " at \"", attempt.clique(),
+                              "\" is not running; the current one is ", current,
+                              " of term ", term_),
+                 {{"clique", attempt.clique()},
+                  {"current_attempt", absl::StrCat(current)},
+                  {"current_term", absl::StrCat(term_)}});
+  }
+  const std::optional<int> position =
+      PositionOf(*clique, caller.member().rank());
+  if (!position.has_value()) {
+    return Error(absl::StatusCode::kPermissionDenied, "NOT_IN_CLIQUE",
+                 absl::StrCat("rank ", caller.member().rank(),
+                              " takes no part in ", clique->name));
+  }
+  return CliquePlace{clique, *position};
+}
+
+absl::Status CliqueTable::Publish(const v1::PublishSlotsRequest& request,
+                                  Effects& effects) {
+  // Values by place, those of this request before those that are stored.
+  std::map<std::pair<Clique*, int>, const std::string*> values;
+  for (const v1::Slot& slot : request.slots()) {
+    ASSIGN_OR_RETURN(const CliquePlace place,
+                     FindAttempt(request.caller(), slot.attempt()));
+    Clique& clique = *place.clique;
+    const std::string where =
+        absl::StrCat("slot ", slot.index(), " of ", clique.name);
+    const int64_t slot_count = clique.slots.size();
+    if (slot.index() < 0 || slot.index() >= slot_count ||
+        slot.value().empty() || slot.value().size() > kSlotBytesMax) {
+      return Error(absl::StatusCode::kInvalidArgument, "INVALID_SLOT",
+                   absl::StrCat(where, " has ", slot.value().size(),
+                                " bytes; a slot has 1 to ", kSlotBytesMax,
+                                ", and an index below ", slot_count));
+    }
+    if (SlotOwner(clique, slot.index()) != place.position) {
+      return Error(absl::StatusCode::kPermissionDenied, "NOT_YOUR_SLOT",
+                   absl::StrCat(where, " belongs to rank ",
+                                clique.ranks[SlotOwner(clique, slot.index())]));
+    }
+    const std::string& stored = clique.slots[slot.index()];
+    const std::string*& value = values[{&clique, slot.index()}];
+    if (value == nullptr) value = stored.empty() ? &slot.value() : &stored;
+    if (*value != slot.value()) {
+      return Error(absl::StatusCode::kAlreadyExists, "SLOT_TAKEN",
+                   absl::StrCat(where, " has other bytes already"));
+    }
+  }
+  for (const v1::Slot& slot : request.slots()) {
+    Clique& clique = *FindAttempt(request.caller(), slot.attempt())->clique;
+    std::string& stored = clique.slots[slot.index()];
+    if (!stored.empty()) continue;
+    stored = slot.value();
+    ++clique.version;
+    if (++clique.published_count == static_cast<int64_t>(clique.slots.size())) {
+      SendSlots(clique, effects);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CliqueTable::Report(const v1::ReportCommunicatorsRequest& request,
+                                 absl::Time now, Effects& effects) {
+  absl::Status first_failure = absl::OkStatus();
+  for (const v1::CommunicatorReport& report : request.reports()) {
+    const absl::StatusOr<CliquePlace> place =
+        FindAttempt(request.caller(), report.attempt());
+    if (!place.ok()) {
+      first_failure.Update(place.status());
+      continue;
+    }
+    Clique& clique = *place->clique;
+    Seat& seat = clique.seats[place->position];
+    if (!report.ok()) {
+      BackOff(clique, now);
+      Abort(clique, "PEER_FAILED",
+            absl::StrCat(Describe(KeyOf(request.caller().member())), ": ",
+                         report.message().substr(0, kReportBytesMax)),
+            now, effects);
+    } else if (clique.phase == Phase::kConnecting && !seat.reported) {
+      seat.reported = true;
+      ++clique.version;
+      if (++clique.reported_count ==
+          static_cast<int64_t>(clique.seats.size())) {
+        Activate(clique, effects);
+      }
+    }
+  }
+  return first_failure;
+}
+
+void CliqueTable::EndIfComplete(StreamId stream, Effects& effects) {
+  const auto it = calls_.find(stream);
+  Call& call = it->second;
+  if (call.active_count < call.cliques.size()) return;
+  for (const auto& [clique, position] : call.cliques) {
+    clique->seats[position].stream = 0;
+    --clique->present_count;
+    ++clique->version;
+  }
+  effects.End(stream, absl::OkStatus());
+  effects.log.push_back(absl::StrCat("communicators_formed ",
+                                     LogFields(call.member),
+                                     " cliques=", call.cliques.size()));
+  deadlines_.erase({call.deadline, stream});
+  call_of_member_.erase(call.member);
+  calls_.erase(it);
+}
+
+// Takes a call out whose stream has ended.
+void CliqueTable::Close(StreamId stream, absl::string_view what, bool gave_up,
+                        absl::Time now, Effects& effects) {
+  const auto it = calls_.find(stream);
+  const Call call = std::move(it->second);
+  deadlines_.erase({call.deadline, stream});
+  call_of_member_.erase(call.member);
+  calls_.erase(it);
+  for (const auto& [clique, position] : call.cliques) {
+    clique->seats[position].stream = 0;
+    clique->seats[position].gave_up = gave_up;
+    --clique->present_count;
+    ++clique->version;
+    if (clique->phase == Phase::kActive) continue;
+    Abort(*clique, "PEER_LOST", absl::StrCat(Describe(call.member), ": ", what),
+          now, effects);
+  }
+}
+
+void CliqueTable::StreamClosed(StreamId stream, absl::Time now,
+                               Effects& effects) {
+  if (calls_.count(stream) == 0) return;
+  Close(stream, "its call was broken off", /*gave_up=*/false, now, effects);
+}
+
+void CliqueTable::MemberLost(const Layout& layout, const MemberKey& member,
+                             const absl::Status& end, const std::string& what,
+                             absl::Time now, Effects& effects) {
+  const auto call = call_of_member_.find(member);
+  if (call != call_of_member_.end()) {
+    const StreamId stream = call->second;
+    effects.End(stream, end);
+    Close(stream, what, /*gave_up=*/false, now, effects);
+  }
+  const absl::StatusOr<Placement> placement = layout.Find(member.rank);
+  if (!placement.ok()) return;
+  for (const GroupKind& kind : GroupKinds()) {
+    if (!placement->module->Has(kind)) continue;
+    const std::optional<int64_t> group =
+        placement->module->GroupOf(kind, placement->index);
+    if (!group.has_value()) continue;
+    const auto clique =
+        cliques_.find({member.job, member.kind,
+                       FormatCliqueName({placement->module->name(),
+                                         std::string(kind.name), *group})});
+    if (clique == cliques_.end()) continue;
+    const std::optional<int> position = PositionOf(clique->second, member.rank);
+    if (position.has_value()) clique->second.seats[*position].gave_up = false;
+    Abort(clique->second, "PEER_LOST", what, now, effects);
+  }
+}
+
+void CliqueTable::LayoutChanged(const std::string& job, const absl::Status& end,
+                                Effects& effects) {
+  for (auto it = call_of_member_.lower_bound({job, 0, {}});
+       it != call_of_member_.end() && it->first.job == job;
+       it = call_of_member_.erase(it)) {
+    effects.End(it->second, end);
+    const auto call = calls_.find(it->second);
+    deadlines_.erase({call->second.deadline, it->second});
+    calls_.erase(call);
+  }
+  for (auto it = cliques_.lower_bound({job, {}, ""});
+       it != cliques_.end() && std::get<0>(it->first) == job; ++it) {
+    Clique fresh;
+    fresh.name = it->second.name;
+    // A number is never used again: a slot of the old layout must not fit.
+    fresh.attempt =
+        it->second.attempt + (it->second.phase == Phase::kGathering ? 0 : 1);
+    it->second = std::move(fresh);
+  }
+}
+
+}  // namespace shardwright

@@ -1,0 +1,180 @@
+// Brings the members of every clique together, attempt by attempt: part of the
+// core. communicator.proto says what members see; this is what happens inside.
+//
+//   GATHERING --all members present--> EXCHANGING (GO sent)
+//   EXCHANGING --all slots published--> CONNECTING (SLOTS sent)
+//   CONNECTING --all reported ok--> ACTIVE
+//   any of the last three --doubt--> GATHERING, attempt + 1, slots wiped
+//
+// A member is present while it has an open FormCommunicators call that wants
+// the clique. Doubt is: a call that ends before ACTIVE, a failed report, a lost
+// member, another layout. ACTIVE survives the end of the calls.
+//
+// Messages about different cliques reach all members in one order, so a member
+// that connects them one after the other cannot deadlock with another.
+//
+// Cost: an event costs O(log members) for each of the member's cliques, but for
+// the four that every member must be told of, which cost O(members).
+
+#ifndef COORDINATOR_CORE_CLIQUE_TABLE_H_
+#define COORDINATOR_CORE_CLIQUE_TABLE_H_
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "coordinator/core/effects.h"
+#include "coordinator/core/layout_table.h"
+#include "coordinator/core/member_key.h"
+#include "shardwright/v1/communicator.pb.h"
+
+namespace shardwright {
+
+// Bounds what one slot can cost.
+inline constexpr size_t kSlotBytesMax = 4096;
+
+// Above this many members an NCCL clique has several roots, as
+// ncclCommInitRankScalable advises.
+inline constexpr int64_t kRanksPerRoot = 128;
+
+// Not thread-safe. Callers have been checked (Caller in membership.proto).
+class CliqueTable {
+ public:
+  // What is known of a member that is waited for.
+  using LastSeen = std::function<std::string(const MemberKey&, absl::Time)>;
+
+  CliqueTable(int64_t term, LastSeen last_seen);
+
+  // As CommunicatorService has them. `stream` is open when Form() returns OK,
+  // unless `effects` ends it.
+  absl::Status Form(StreamId stream, const JobLayout& job,
+                    const v1::FormCommunicatorsRequest& request, absl::Time now,
+                    Effects& effects);
+  absl::Status Publish(const v1::PublishSlotsRequest& request,
+                       Effects& effects);
+  absl::Status Report(const v1::ReportCommunicatorsRequest& request,
+                      absl::Time now, Effects& effects);
+
+  void StreamClosed(StreamId stream, absl::Time now, Effects& effects);
+
+  // The member's own call ends with `end`; its cliques begin again, and their
+  // members are told `what`.
+  void MemberLost(const Layout& layout, const MemberKey& member,
+                  const absl::Status& end, const std::string& what,
+                  absl::Time now, Effects& effects);
+
+  // All calls of the job end with `end`; nothing is active any more.
+  void LayoutChanged(const std::string& job, const absl::Status& end,
+                     Effects& effects);
+
+  // Ends calls whose time is up, begins attempts that were put off, and tells
+  // who is missing.
+  void Tick(absl::Time now, Effects& effects);
+  absl::Time NextTick() const;
+
+ private:
+  enum class Phase { kGathering, kExchanging, kConnecting, kActive };
+
+  // One member's place in a clique.
+  struct Seat {
+    StreamId stream = 0;    // Of the call that wants the clique; 0: absent.
+    bool reported = false;  // Connected, in this attempt.
+    bool gave_up = false;   // Absent because its own timeout passed.
+  };
+
+  struct Clique {
+    std::string name;
+    std::vector<Rank> ranks;  // In group order. Empty: not of this layout.
+    std::vector<std::pair<Rank, int>> positions;  // By rank.
+    std::vector<Seat> seats;                      // By position.
+    v1::CommBackend backend = v1::COMM_BACKEND_UNSPECIFIED;
+    Phase phase = Phase::kGathering;
+    int32_t attempt = 1;
+    int64_t present_count = 0;
+    std::vector<std::string> slots;  // Empty string: not published.
+    int64_t published_count = 0;
+    int64_t reported_count = 0;
+    int failure_count = 0;  // Reports of failure since it was last active.
+    absl::Time not_before = absl::InfinitePast();  // Of the next attempt.
+
+    // Counts changes; and what was worked out for one of them.
+    int64_t version = 0;
+    mutable int64_t missing_version = -1;
+    mutable std::vector<Rank> missing;
+    mutable std::vector<Rank> never_came;
+    mutable v1::MemberSet missing_set;
+  };
+
+  struct CliquePlace {
+    Clique* clique;
+    int position;
+  };
+
+  // An open FormCommunicators call.
+  struct Call {
+    MemberKey member;
+    absl::Time deadline;
+    std::vector<CliquePlace> cliques;  // In creation order.
+    size_t active_count = 0;
+
+    // What was last told.
+    const Clique* told_clique = nullptr;
+    int64_t told_version = -1;
+    size_t told_active_count = 0;
+    absl::Time told_time = absl::InfinitePast();
+  };
+
+  using CliqueKey = std::tuple<std::string, v1::MemberKind, std::string>;
+
+  // clique_table.cc: calls.
+  static std::optional<int> PositionOf(const Clique& clique, Rank rank);
+  absl::StatusOr<std::vector<CliquePlace>> Wanted(
+      const JobLayout& job, const MemberKey& member,
+      const v1::FormCommunicatorsRequest& request);
+  Clique& Find(const JobLayout& job, v1::MemberKind kind, const Module& module,
+               const GroupKind& group_kind, int64_t group);
+  absl::StatusOr<CliquePlace> FindAttempt(const v1::Caller& caller,
+                                          const v1::Attempt& attempt);
+  void Close(StreamId stream, absl::string_view what, bool gave_up,
+             absl::Time now, Effects& effects);
+  void EndIfComplete(StreamId stream, Effects& effects);
+
+  // clique_progress.cc: who is waited for.
+  absl::Status TimedOut(const Call& call) const;
+  void SendWaiting(StreamId stream, Call& call, absl::Time now,
+                   Effects& effects);
+
+  // clique_attempt.cc: one clique.
+  static int64_t SlotCount(const Clique& clique);
+  static int64_t SlotOwner(const Clique& clique, int64_t slot);
+  static const std::vector<Rank>& Missing(const Clique& clique);
+  v1::Attempt AttemptOf(const Clique& clique) const;
+  void Begin(Clique& clique, absl::Time now, Effects& effects);
+  void SendSlots(Clique& clique, Effects& effects);
+  void Activate(Clique& clique, Effects& effects);
+  void Abort(Clique& clique, absl::string_view reason, absl::string_view what,
+             absl::Time now, Effects& effects);
+  void BackOff(Clique& clique, absl::Time now);
+
+  const int64_t term_;
+  const LastSeen last_seen_;
+  std::map<CliqueKey, Clique> cliques_;
+  std::map<StreamId, Call> calls_;
+  std::map<MemberKey, StreamId> call_of_member_;
+  std::set<std::pair<absl::Time, StreamId>> deadlines_;
+  std::multimap<absl::Time, Clique*> put_off_;
+  absl::Time next_progress_ = absl::InfiniteFuture();
+};
+
+}  // namespace shardwright
+
+#endif  // COORDINATOR_CORE_CLIQUE_TABLE_H_

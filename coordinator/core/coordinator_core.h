@@ -1,0 +1,124 @@
+// CoordinatorCore is the coordinator without its server: layouts, members,
+// cliques and barriers, and all decisions about them. Deterministic: what it
+// answers follows from the calls made, their order and the times given. It has
+// no clock, thread, lock, random source or gRPC; the store is its only outside.
+//
+// Every method takes the time, which must not run backwards, and first does all
+// that has become due until then. Beside its answer it adds to `effects`: what
+// parked calls shall be sent, and how they end.
+//
+// Parked calls (Session, FormCommunicators, WaitAtBarrier) are named by a
+// StreamId of the driver's choice. When their method fails, the call is over.
+// If not, it is open until an effect ends it or StreamClosed() says that the
+// client has gone.
+//
+// What outlives the coordinator is stored before it is answered or told. A
+// method whose write fails returns UNAVAILABLE STORE_FAILED and has changed
+// nothing.
+
+#ifndef COORDINATOR_CORE_COORDINATOR_CORE_H_
+#define COORDINATOR_CORE_COORDINATOR_CORE_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "coordinator/core/barrier_table.h"
+#include "coordinator/core/clique_table.h"
+#include "coordinator/core/effects.h"
+#include "coordinator/core/layout_table.h"
+#include "coordinator/core/membership.h"
+#include "coordinator/storage/state_store.h"
+#include "shardwright/v1/barrier.pb.h"
+#include "shardwright/v1/communicator.pb.h"
+#include "shardwright/v1/layout.pb.h"
+#include "shardwright/v1/membership.pb.h"
+
+namespace shardwright {
+
+// One-thread-only: one call at a time. Errors are those that the services'
+// methods list (proto/shardwright/v1).
+class CoordinatorCore {
+ public:
+  struct Options {
+    absl::Duration lease_ttl = absl::Seconds(10);
+  };
+
+  // Takes over what `store` holds and begins the next term. `store` must
+  // outlive the core.
+  //
+  // Errors:
+  //   DATA_LOSS   STORE_UNREADABLE: the message names the entry.
+  //   UNAVAILABLE STORE_FAILED: of the store.
+  static absl::StatusOr<std::unique_ptr<CoordinatorCore>> Start(
+      StateStore& store, const Options& options, absl::Time now);
+
+  CoordinatorCore(const CoordinatorCore&) = delete;
+  CoordinatorCore& operator=(const CoordinatorCore&) = delete;
+
+  int64_t term() const { return term_; }
+
+  // LayoutService.
+  absl::StatusOr<v1::ApplyLayoutResponse> ApplyLayout(
+      const v1::ApplyLayoutRequest& request, absl::Time now, Effects& effects);
+  absl::StatusOr<v1::ListLayoutsResponse> ListLayouts(
+      const v1::ListLayoutsRequest& request) const;
+
+  // The layout in force: what GetLayout, ExplainRank and planning work with. If
+  // `generation` is not 0 it must be the current one.
+  absl::StatusOr<JobLayout> FindLayout(const std::string& job,
+                                       int64_t generation = 0) const;
+
+  // MembershipService.
+  absl::StatusOr<v1::RegisterResponse> Register(
+      const v1::RegisterRequest& request, absl::Time now, Effects& effects);
+  absl::Status Session(StreamId stream, const v1::SessionRequest& request,
+                       absl::Time now, Effects& effects);
+  absl::Status Leave(const v1::LeaveRequest& request, absl::Time now,
+                     Effects& effects);
+  absl::StatusOr<v1::ListMembersResponse> ListMembers(
+      const v1::ListMembersRequest& request, absl::Time now, Effects& effects);
+
+  // CommunicatorService.
+  absl::Status FormCommunicators(StreamId stream,
+                                 const v1::FormCommunicatorsRequest& request,
+                                 absl::Time now, Effects& effects);
+  absl::Status PublishSlots(const v1::PublishSlotsRequest& request,
+                            absl::Time now, Effects& effects);
+  absl::Status ReportCommunicators(
+      const v1::ReportCommunicatorsRequest& request, absl::Time now,
+      Effects& effects);
+
+  // BarrierService.
+  absl::Status WaitAtBarrier(StreamId stream,
+                             const v1::WaitAtBarrierRequest& request,
+                             absl::Time now, Effects& effects);
+
+  // The client of a parked call has gone, or cannot be reached. For a call that
+  // has ended it does nothing.
+  void StreamClosed(StreamId stream, absl::Time now, Effects& effects);
+
+  // Does what has become due; wanted no later than NextTick().
+  void Tick(absl::Time now, Effects& effects);
+  absl::Time NextTick() const;
+
+ private:
+  CoordinatorCore(StateStore& store, const Options& options, int64_t term);
+
+  absl::StatusOr<JobLayout> CheckCaller(const v1::Caller& caller) const;
+  void Announce(const std::vector<Membership::Loss>& losses, absl::Time now,
+                Effects& effects);
+
+  const int64_t term_;
+  LayoutTable layouts_;
+  Membership membership_;
+  CliqueTable cliques_;
+  BarrierTable barriers_;
+};
+
+}  // namespace shardwright
+
+#endif  // COORDINATOR_CORE_COORDINATOR_CORE_H_

@@ -1,0 +1,127 @@
+#include "coordinator/rpc/core_loop.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "proto/status/error.h"
+#include "spdlog/spdlog.h"
+
+namespace shardwright {
+
+CoreLoop::CoreLoop(std::unique_ptr<CoordinatorCore> core, Clock clock)
+    : clock_(std::move(clock)),
+      core_(std::move(core)),
+      timer_([this] { RunTimer(); }) {}
+
+CoreLoop::~CoreLoop() {
+  Drain();
+  timer_.join();
+}
+
+absl::Status CoreLoop::Draining() {
+  return Error(absl::StatusCode::kUnavailable, "DRAINING",
+               "the coordinator is shutting down");
+}
+
+StreamId CoreLoop::Open(std::shared_ptr<ParkedCall> call) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  calls_[++last_stream_] = std::move(call);
+  return last_stream_;
+}
+
+void CoreLoop::RunStream(
+    StreamId stream,
+    const std::function<absl::Status(CoordinatorCore&, absl::Time, Effects&)>&
+        function) {
+  Delivery delivery;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (calls_.count(stream) == 0) return;
+    const absl::Status status =
+        draining_ ? Draining() : function(*core_, clock_(), delivery.effects);
+    if (!status.ok()) delivery.effects.End(stream, status);
+    QueueEffects(delivery);
+  }
+  Deliver(delivery);
+}
+
+void CoreLoop::Close(StreamId stream) {
+  Delivery delivery;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    calls_.erase(stream);
+    if (draining_) return;
+    core_->StreamClosed(stream, clock_(), delivery.effects);
+    QueueEffects(delivery);
+  }
+  Deliver(delivery);
+}
+
+void CoreLoop::Drain() {
+  Delivery delivery;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    draining_ = true;
+    for (const auto& [stream, call] : calls_) {
+      delivery.effects.End(stream, Draining());
+    }
+    QueueEffects(delivery);
+    wake_.notify_all();
+  }
+  Deliver(delivery);
+}
+
+void CoreLoop::QueueEffects(Delivery& delivery) {
+  std::vector<StreamEffect>& effects = delivery.effects.streams;
+  // Grows while it is walked: what a slow reader's end does to others.
+  for (size_t i = 0; i < effects.size(); ++i) {
+    const StreamEffect effect = effects[i];
+    const auto call = calls_.find(effect.stream);
+    if (call == calls_.end()) continue;
+    delivery.calls.push_back(call->second);
+    const bool reads = call->second->Queue(effect);
+    if (!reads) {
+      delivery.effects.log.push_back("slow_reader stream=" +
+                                     std::to_string(effect.stream));
+      core_->StreamClosed(effect.stream, clock_(), delivery.effects);
+    }
+    if (!reads || std::holds_alternative<absl::Status>(effect.what)) {
+      calls_.erase(call);
+    }
+  }
+  effects.clear();
+  std::sort(delivery.calls.begin(), delivery.calls.end());
+  delivery.calls.erase(
+      std::unique(delivery.calls.begin(), delivery.calls.end()),
+      delivery.calls.end());
+  if (core_->NextTick() < wake_time_) wake_.notify_all();
+}
+
+void CoreLoop::Deliver(const Delivery& delivery) {
+  for (const std::shared_ptr<ParkedCall>& call : delivery.calls) call->Pump();
+  for (const std::string& line : delivery.effects.log) spdlog::info(line);
+}
+
+void CoreLoop::RunTimer() {
+  // Bounds what must be counted in the condition variable's own clock.
+  constexpr absl::Duration kSleepMax = absl::Minutes(1);
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (!draining_) {
+    const absl::Time now = clock_();
+    if (now < core_->NextTick()) {
+      wake_time_ = core_->NextTick();
+      wake_.wait_for(lock, absl::ToChronoNanoseconds(
+                               std::min(wake_time_ - now, kSleepMax)));
+      continue;
+    }
+    Delivery delivery;
+    core_->Tick(now, delivery.effects);
+    QueueEffects(delivery);
+    lock.unlock();
+    Deliver(delivery);
+    lock.lock();
+  }
+}
+
+}  // namespace shardwright

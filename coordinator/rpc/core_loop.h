@@ -1,0 +1,112 @@
+// CoreLoop drives a CoordinatorCore for a server: one lock around it, one timer
+// thread for what becomes due, and delivery of its effects to parked calls.
+//
+// Effects are queued at their calls under the lock, so that every call gets
+// them in the order in which the core had them; they are sent outside of it.
+
+#ifndef COORDINATOR_RPC_CORE_LOOP_H_
+#define COORDINATOR_RPC_CORE_LOOP_H_
+
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "coordinator/core/coordinator_core.h"
+#include "coordinator/core/effects.h"
+
+namespace shardwright {
+
+// A call whose client waits for messages. Thread-safe.
+class ParkedCall {
+ public:
+  virtual ~ParkedCall() = default;
+
+  // Puts what an effect brings into the call's queue; sends nothing yet. False:
+  // the queue is full, the client does not read; the call is over.
+  virtual bool Queue(const StreamEffect& effect) = 0;
+
+  // Sends what is queued.
+  virtual void Pump() = 0;
+};
+
+// Thread-safe. All parked calls must have ended before it is destroyed.
+class CoreLoop {
+ public:
+  // Must not run backwards, whatever happens to the machine's date.
+  using Clock = std::function<absl::Time()>;
+
+  CoreLoop(std::unique_ptr<CoordinatorCore> core, Clock clock);
+  ~CoreLoop();
+  CoreLoop(const CoreLoop&) = delete;
+  CoreLoop& operator=(const CoreLoop&) = delete;
+
+  // Returns `function(core, now, effects)`, an absl::Status or StatusOr.
+  //
+  // Errors: those of `function`, and
+  //   UNAVAILABLE DRAINING: after Drain(); it was not run.
+  template <typename Function>
+  auto Run(Function function) {
+    Delivery delivery;
+    const auto run =
+        [&]() -> decltype(function(*core_, absl::Time(), delivery.effects)) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (draining_) return Draining();
+      auto result = function(*core_, clock_(), delivery.effects);
+      QueueEffects(delivery);
+      return result;
+    };
+    auto result = run();
+    Deliver(delivery);
+    return result;
+  }
+
+  // Parks `call`, and gives it its name. Drain() ends it at the latest.
+  StreamId Open(std::shared_ptr<ParkedCall> call);
+
+  // Run(), for the method of a parked call: a failure ends the call. Does
+  // nothing for a call that has ended, whatever its client still sends.
+  void RunStream(StreamId stream,
+                 const std::function<absl::Status(CoordinatorCore&, absl::Time,
+                                                  Effects&)>& function);
+
+  // The client of a parked call has gone. May be repeated.
+  void Close(StreamId stream);
+
+  // Ends all parked calls with UNAVAILABLE DRAINING, and refuses what comes
+  // afterwards. May be repeated.
+  void Drain();
+
+ private:
+  struct Delivery {
+    Effects effects;
+    std::vector<std::shared_ptr<ParkedCall>> calls;  // With news.
+  };
+
+  static absl::Status Draining();
+  void QueueEffects(Delivery& delivery);  // With mutex_ held.
+  static void Deliver(const Delivery& delivery);
+  void RunTimer();
+
+  const Clock clock_;
+
+  std::mutex mutex_;  // Guards all that follows but timer_.
+  const std::unique_ptr<CoordinatorCore> core_;
+  std::map<StreamId, std::shared_ptr<ParkedCall>> calls_;
+  StreamId last_stream_ = 0;
+  bool draining_ = false;
+  absl::Time wake_time_ = absl::InfiniteFuture();  // Of the timer.
+  std::condition_variable wake_;
+
+  std::thread timer_;
+};
+
+}  // namespace shardwright
+
+#endif  // COORDINATOR_RPC_CORE_LOOP_H_

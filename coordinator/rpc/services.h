@@ -1,0 +1,113 @@
+// The coordinator's gRPC services: decode, ask the core, encode. Each is
+// thread-safe; the loop must outlive them and their calls.
+
+#ifndef COORDINATOR_RPC_SERVICES_H_
+#define COORDINATOR_RPC_SERVICES_H_
+
+#include "coordinator/rpc/core_loop.h"
+#include "shardwright/v1/barrier.grpc.pb.h"
+#include "shardwright/v1/communicator.grpc.pb.h"
+#include "shardwright/v1/layout.grpc.pb.h"
+#include "shardwright/v1/membership.grpc.pb.h"
+#include "shardwright/v1/plan.grpc.pb.h"
+
+namespace shardwright {
+
+class LayoutServiceImpl final : public v1::LayoutService::CallbackService {
+ public:
+  explicit LayoutServiceImpl(CoreLoop& loop) : loop_(loop) {}
+
+  grpc::ServerUnaryReactor* ApplyLayout(
+      grpc::CallbackServerContext* context,
+      const v1::ApplyLayoutRequest* request,
+      v1::ApplyLayoutResponse* response) override;
+  grpc::ServerUnaryReactor* GetLayout(grpc::CallbackServerContext* context,
+                                      const v1::GetLayoutRequest* request,
+                                      v1::GetLayoutResponse* response) override;
+  grpc::ServerUnaryReactor* ListLayouts(
+      grpc::CallbackServerContext* context,
+      const v1::ListLayoutsRequest* request,
+      v1::ListLayoutsResponse* response) override;
+  grpc::ServerUnaryReactor* ExplainRank(grpc::CallbackServerContext* context,
+                                        const v1::ExplainRankRequest* request,
+                                        v1::RankExplanation* response) override;
+
+ private:
+  CoreLoop& loop_;
+};
+
+class MembershipServiceImpl final
+    : public v1::MembershipService::CallbackService {
+ public:
+  explicit MembershipServiceImpl(CoreLoop& loop) : loop_(loop) {}
+
+  grpc::ServerUnaryReactor* Register(grpc::CallbackServerContext* context,
+                                     const v1::RegisterRequest* request,
+                                     v1::RegisterResponse* response) override;
+  grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>* Session(
+      grpc::CallbackServerContext* context) override;
+  grpc::ServerUnaryReactor* Leave(grpc::CallbackServerContext* context,
+                                  const v1::LeaveRequest* request,
+                                  v1::LeaveResponse* response) override;
+  grpc::ServerUnaryReactor* ListMembers(
+      grpc::CallbackServerContext* context,
+      const v1::ListMembersRequest* request,
+      v1::ListMembersResponse* response) override;
+
+ private:
+  CoreLoop& loop_;
+};
+
+class CommunicatorServiceImpl final
+    : public v1::CommunicatorService::CallbackService {
+ public:
+  explicit CommunicatorServiceImpl(CoreLoop& loop) : loop_(loop) {}
+
+  grpc::ServerWriteReactor<v1::FormCommunicatorsResponse>* FormCommunicators(
+      grpc::CallbackServerContext* context,
+      const v1::FormCommunicatorsRequest* request) override;
+  grpc::ServerUnaryReactor* PublishSlots(
+      grpc::CallbackServerContext* context,
+      const v1::PublishSlotsRequest* request,
+      v1::PublishSlotsResponse* response) override;
+  grpc::ServerUnaryReactor* ReportCommunicators(
+      grpc::CallbackServerContext* context,
+      const v1::ReportCommunicatorsRequest* request,
+      v1::ReportCommunicatorsResponse* response) override;
+
+ private:
+  CoreLoop& loop_;
+};
+
+class BarrierServiceImpl final : public v1::BarrierService::CallbackService {
+ public:
+  explicit BarrierServiceImpl(CoreLoop& loop) : loop_(loop) {}
+
+  grpc::ServerWriteReactor<v1::WaitAtBarrierResponse>* WaitAtBarrier(
+      grpc::CallbackServerContext* context,
+      const v1::WaitAtBarrierRequest* request) override;
+
+ private:
+  CoreLoop& loop_;
+};
+
+// Plans outside the loop's lock.
+class PlanServiceImpl final : public v1::PlanService::CallbackService {
+ public:
+  explicit PlanServiceImpl(CoreLoop& loop) : loop_(loop) {}
+
+  grpc::ServerUnaryReactor* GetShardPlan(grpc::CallbackServerContext* context,
+                                         const v1::GetShardPlanRequest* request,
+                                         v1::ShardPlan* response) override;
+  grpc::ServerUnaryReactor* GetComposePlan(
+      grpc::CallbackServerContext* context,
+      const v1::GetComposePlanRequest* request,
+      v1::ShardPlan* response) override;
+
+ private:
+  CoreLoop& loop_;
+};
+
+}  // namespace shardwright
+
+#endif  // COORDINATOR_RPC_SERVICES_H_

@@ -1,0 +1,124 @@
+// A parked call on gRPC's callback API: no thread of its own, one write at a
+// time, a bounded queue of what is still to be written.
+
+#ifndef COORDINATOR_RPC_STREAM_CALL_H_
+#define COORDINATOR_RPC_STREAM_CALL_H_
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <variant>
+
+#include "absl/status/status.h"
+#include "coordinator/rpc/core_loop.h"
+#include "grpcpp/support/server_callback.h"
+#include "proto/status/error.h"
+#include "proto/status/grpc_status.h"
+
+namespace shardwright {
+
+// Messages that may wait for a client that does not read.
+inline constexpr size_t kQueuedMessagesMax = 1024;
+
+// `Reactor` is grpc::ServerWriteReactor<Message> or a bidirectional one. The
+// object owns itself from Park() until gRPC has done with it.
+template <typename Reactor, typename Message>
+class StreamCall : public Reactor, public ParkedCall {
+ public:
+  // Makes the call known to `loop`, which must outlive it, and returns it for
+  // gRPC.
+  template <typename Call>
+  static Call* Park(std::shared_ptr<Call> call) {
+    call->self_ = call;
+    call->stream_ = call->loop_.Open(call);
+    return call.get();
+  }
+
+  StreamId stream() const { return stream_; }
+
+  bool Queue(const StreamEffect& effect) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (end_.has_value()) return true;
+    if (const auto* status = std::get_if<absl::Status>(&effect.what)) {
+      end_ = *status;
+      return true;
+    }
+    if (queue_.size() < kQueuedMessagesMax) {
+      queue_.push_back(std::get<std::shared_ptr<const Message>>(effect.what));
+      return true;
+    }
+    queue_.clear();
+    end_ = Error(absl::StatusCode::kResourceExhausted, "SLOW_READER",
+                 "the client does not read what the coordinator tells it");
+    return false;
+  }
+
+  void Pump() override {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (writing_ != nullptr || finished_) return;
+    if (!queue_.empty()) {
+      writing_ = std::move(queue_.front());
+      queue_.pop_front();
+      const Message* message = writing_.get();
+      lock.unlock();
+      this->StartWrite(message);
+    } else if (end_.has_value()) {
+      finished_ = true;
+      const grpc::Status status = ToGrpcStatus(*end_);
+      lock.unlock();
+      this->Finish(status);
+    }
+  }
+
+  void OnWriteDone(bool ok) override {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      writing_ = nullptr;
+    }
+    if (ok) {
+      Pump();
+    } else {
+      End(absl::CancelledError("the client has gone"));
+    }
+  }
+
+  void OnCancel() override { End(absl::CancelledError("the client has gone")); }
+
+  void OnDone() override {
+    const std::shared_ptr<ParkedCall> last = std::move(self_);
+  }
+
+ protected:
+  explicit StreamCall(CoreLoop& loop) : loop_(loop) {}
+
+  CoreLoop& loop() { return loop_; }
+
+  // Ends the call from the client's side; what is queued is dropped.
+  void End(absl::Status status) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      queue_.clear();
+      if (!end_.has_value()) end_ = std::move(status);
+    }
+    loop_.Close(stream_);
+    Pump();
+  }
+
+ private:
+  CoreLoop& loop_;
+  StreamId stream_ = 0;
+  std::shared_ptr<ParkedCall> self_;
+
+  std::mutex mutex_;  // Guards all that follows.
+  std::deque<std::shared_ptr<const Message>> queue_;
+  std::shared_ptr<const Message> writing_;  // By gRPC; one at a time.
+  std::optional<absl::Status> end_;         // Finish with it when all is sent.
+  bool finished_ = false;
+};
+
+}  // namespace shardwright
+
+#endif  // COORDINATOR_RPC_STREAM_CALL_H_

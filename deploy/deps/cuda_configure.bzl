@@ -1,0 +1,41 @@
+"""Finds CUDA and NCCL: CUDA_HOME, then /usr/local/cuda, then the PyPI wheels.
+
+Without them the repository says so, and //deploy/deps:... of it is not built:
+targets of the CUDA device carry `target_compatible_with` of @cuda//:defs.bzl.
+"""
+
+_WHEELS = [
+    "/usr/local/lib/python3.11/dist-packages/nvidia/cu13",
+    "/usr/lib/python3/dist-packages/nvidia/cu13",
+]
+
+def _find(ctx):
+    candidates = [ctx.os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"] + _WHEELS
+    for home in candidates:
+        if home and ctx.path(home + "/bin/nvcc").exists:
+            return home
+    return None
+
+def _cuda_configure_impl(ctx):
+    home = _find(ctx)
+    if home:
+        print("CUDA found in %s: the CUDA device is built." % home)
+        ctx.symlink(home, "home")
+    else:
+        print("CUDA not found (CUDA_HOME, /usr/local/cuda): building the host device only.")
+    ctx.file("defs.bzl", """CUDA_HOME = %r
+
+# For targets of the CUDA device: nothing is asked of a machine that has CUDA,
+# and `bazel build //...` passes over them on one that has not.
+REQUIRES_CUDA = %s
+""" % (
+        home or "",
+        "[]" if home else '["@platforms//:incompatible"]',
+    ))
+    ctx.file("BUILD.bazel", "")
+
+cuda_configure = repository_rule(
+    implementation = _cuda_configure_impl,
+    environ = ["CUDA_HOME"],
+    local = True,
+)

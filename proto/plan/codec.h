@@ -1,0 +1,53 @@
+// Message <-> value. Whatever comes from a wire passes through here and is
+// checked: a value that a From* function returned holds its type's invariants.
+
+#ifndef PROTO_PLAN_CODEC_H_
+#define PROTO_PLAN_CODEC_H_
+
+#include "absl/status/statusor.h"
+#include "proto/plan/batch.h"
+#include "proto/plan/copy_table.h"
+#include "proto/plan/layout.h"
+#include "proto/plan/shard_plan.h"
+#include "shardwright/v1/layout.pb.h"
+#include "shardwright/v1/plan.pb.h"
+
+namespace shardwright {
+
+// Specs and shapes are not checked here: Layout::Create() and the planner do
+// that, so that all problems come at once.
+LayoutSpec LayoutSpecFromProto(const v1::Layout& message);
+BatchShape BatchShapeFromProto(const v1::BatchShape& message);
+v1::BatchShape ToProto(const BatchShape& shape);
+Batch BatchFromProto(const v1::Batch& message);
+
+// Unknown fields in a message from the wire, as problems: a client that is
+// newer than the server must not have part of its layout ignored.
+Problems CheckUnknownFields(const google::protobuf::Message& message);
+
+// Layout::Create(), after CheckUnknownFields(); all problems of both.
+absl::StatusOr<Layout> LayoutFromProto(const v1::Layout& message);
+
+v1::Coordinates ToProto(const Coordinates& coordinates);
+Coordinates CoordinatesFromProto(const v1::Coordinates& message);
+
+// Errors:
+//   INVALID_ARGUMENT INVALID_TABLE: as CopyTable::Create().
+v1::CopyTable ToProto(const CopyTable& table);
+absl::StatusOr<CopyTable> CopyTableFromProto(const v1::CopyTable& message);
+
+// Errors:
+//   INVALID_ARGUMENT INVALID_TABLE, INVALID_PLAN: runs that do not fit the
+//       tables, sizes that are negative.
+v1::ShardPlan ToProto(const ShardPlan& plan);
+absl::StatusOr<ShardPlan> ShardPlanFromProto(const v1::ShardPlan& message);
+
+// Who `rank` is, in full.
+// Errors:
+//   NOT_FOUND RANK_NOT_FOUND
+absl::StatusOr<v1::RankExplanation> ExplainRank(const Layout& layout, Rank rank,
+                                                int64_t generation);
+
+}  // namespace shardwright
+
+#endif  // PROTO_PLAN_CODEC_H_

@@ -1,0 +1,166 @@
+// CopyTable is a checked value: each invariant's smallest violation is refused
+// by name, and whatever way a table is cut, its canonical form is one.
+
+#include "proto/plan/copy_table.h"
+
+#include <algorithm>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "proto/status/status_matchers.h"
+
+namespace shardwright {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr int32_t kFill = RowCopy::kFill;
+
+TEST(CopyTableTest, AnEmptyTableHasNoRows) {
+  const absl::StatusOr<CopyTable> table = CopyTable::Create({}, {}, 0);
+  ASSERT_THAT(table, IsOk());
+  EXPECT_EQ(*table, CopyTable());
+  EXPECT_FALSE(table->IsView());
+}
+
+TEST(CopyTableTest, JoinsWhatContinuesAndOrdersTheRest) {
+  const absl::StatusOr<CopyTable> table = CopyTable::Create(
+      {{0, 6, 2, 1, 2}, {0, 1, 1, 1, 1}, {0, 0, 0, 1, 1}}, {8}, 4);
+  ASSERT_THAT(table, IsOk());
+  EXPECT_THAT(table->entries(),
+              ElementsAre(RowCopy{0, 0, 0, 1, 2}, RowCopy{0, 6, 2, 1, 2}));
+}
+
+TEST(CopyTableTest, JoinsAlongTheStrideOnly) {
+  // Two samples interleave: columns 0 and 1, three rows each.
+  const absl::StatusOr<CopyTable> table = CopyTable::Create(
+      {{0, 0, 0, 2, 1}, {0, 1, 2, 2, 2}, {1, 0, 1, 2, 3}}, {3, 3}, 6);
+  ASSERT_THAT(table, IsOk());
+  EXPECT_THAT(table->entries(),
+              ElementsAre(RowCopy{0, 0, 0, 2, 3}, RowCopy{1, 0, 1, 2, 3}));
+}
+
+TEST(CopyTableTest, FillsJoinWhateverTheirNeighbour) {
+  const absl::StatusOr<CopyTable> table =
+      CopyTable::Create({{kFill, 0, 0, 1, 2}, {kFill, 0, 2, 1, 2}}, {}, 4);
+  ASSERT_THAT(table, IsOk());
+  EXPECT_THAT(table->entries(), ElementsAre(RowCopy{kFill, 0, 0, 1, 4}));
+  EXPECT_FALSE(table->IsView());
+}
+
+TEST(CopyTableTest, OneRunOfOneSourceIsAView) {
+  EXPECT_TRUE(CopyTable::Create({{0, 3, 0, 1, 4}}, {8}, 4)->IsView());
+  EXPECT_FALSE(
+      CopyTable::Create({{0, 3, 0, 1, 2}, {0, 0, 2, 1, 2}}, {8}, 4)->IsView());
+}
+
+// One source a column, its runs in reverse so that none continues another, and
+// some of them fills; then cut at random places, in random order.
+TEST(CopyTableTest, CanonicalFormDoesNotDependOnTheCuts) {
+  std::mt19937 random(1);
+  for (int round = 0; round < 500; ++round) {
+    const int64_t stride = 1 + random() % 3;
+    const int64_t length = 1 + random() % 20;
+    std::vector<RowCopy> whole, cut;
+    for (int32_t column = 0; column < stride; ++column) {
+      for (int64_t row = 0; row < length;) {
+        const int64_t count = 1 + random() % (length - row);
+        const int32_t source = random() % 4 == 0 ? kFill : column;
+        const int64_t source_row = source == kFill ? 0 : length - row - count;
+        const int64_t destination = row * stride + column;
+        whole.push_back({source, source_row, destination, stride, count});
+        for (int64_t k = 0; k < count;) {
+          const int64_t part = 1 + random() % (count - k);
+          cut.push_back({source, source == kFill ? 0 : source_row + k,
+                         destination + k * stride, stride, part});
+          k += part;
+        }
+        row += count;
+      }
+    }
+    std::shuffle(cut.begin(), cut.end(), random);
+    const std::vector<int64_t> source_rows(stride, length);
+    const absl::StatusOr<CopyTable> a =
+        CopyTable::Create(whole, source_rows, length * stride);
+    const absl::StatusOr<CopyTable> b =
+        CopyTable::Create(cut, source_rows, length * stride);
+    ASSERT_THAT(a, IsOk());
+    ASSERT_THAT(b, IsOk());
+    EXPECT_EQ(*a, *b);
+    EXPECT_LE(a->entries().size(), whole.size());
+    EXPECT_EQ(*a,
+              *CopyTable::Create(a->entries(), source_rows, length * stride));
+  }
+}
+
+struct RefusalCase {
+  std::string name;
+  std::vector<RowCopy> entries;
+  std::vector<int64_t> source_rows;
+  int64_t destination_rows;
+  std::string complaint;
+};
+
+class CopyTableRefusalTest : public ::testing::TestWithParam<RefusalCase> {};
+
+TEST_P(CopyTableRefusalTest, NamesTheOffender) {
+  const RefusalCase& c = GetParam();
+  const absl::StatusOr<CopyTable> table =
+      CopyTable::Create(c.entries, c.source_rows, c.destination_rows);
+  EXPECT_THAT(table, HasReason("INVALID_TABLE"));
+  EXPECT_THAT(table, StatusIs(absl::StatusCode::kInvalidArgument,
+                              HasSubstr(c.complaint)));
+}
+
+constexpr int64_t kHuge = INT64_MAX;
+
+INSTANTIATE_TEST_SUITE_P(
+    OneBrokenInvariantEach, CopyTableRefusalTest,
+    ::testing::ValuesIn(std::vector<RefusalCase>{
+        {"RowMissing", {{0, 0, 0, 1, 3}}, {8}, 4, "row 3 is not written"},
+        {"FirstRowMissing", {{0, 0, 1, 1, 3}}, {8}, 4, "row 0 is not written"},
+        {"NothingWritten", {}, {8}, 4, "row 0 is not written"},
+        {"ColumnMissing", {{0, 0, 0, 2, 2}}, {8}, 4, "row 1 is not written"},
+        {"RowTwice",
+         {{0, 0, 0, 1, 3}, {0, 3, 2, 1, 2}},
+         {8},
+         4,
+         "row 2 is written twice"},
+        {"ReadTwice",
+         {{0, 0, 0, 1, 2}, {0, 1, 2, 1, 2}},
+         {8},
+         4,
+         "row 1 of source 0 is read twice"},
+        {"PastTheDestination", {{0, 0, 0, 1, 5}}, {8}, 4, "4 rows"},
+        {"StridePastTheDestination", {{0, 0, 0, 3, 3}}, {8}, 6, "6 rows"},
+        {"PastTheSource", {{0, 5, 0, 1, 4}}, {8}, 4, "8 rows of its source"},
+        {"NegativeSourceRow", {{0, -1, 0, 1, 4}}, {8}, 4, "of its source"},
+        {"NegativeDestination", {{0, 0, -1, 1, 4}}, {8}, 4, "not inside"},
+        {"NoSuchSource", {{1, 0, 0, 1, 4}}, {8}, 4, "there are 1 sources"},
+        {"NegativeSource", {{-2, 0, 0, 1, 4}}, {8}, 4, "there are 1 sources"},
+        {"EmptyEntry", {{0, 0, 0, 1, 0}}, {8}, 4, "not inside"},
+        {"NegativeCount", {{0, 0, 0, 1, -4}}, {8}, 4, "not inside"},
+        {"ZeroStride", {{0, 0, 0, 0, 4}}, {8}, 4, "positive stride"},
+        {"MixedStrides",
+         {{0, 0, 0, 1, 2}, {0, 2, 2, 2, 1}, {0, 3, 3, 2, 1}},
+         {8},
+         4,
+         "one positive stride"},
+        {"FillWithARow", {{kFill, 1, 0, 1, 4}}, {}, 4, "source_row 0"},
+        {"HugeCount", {{0, 0, 0, 1, kHuge}}, {8}, 4, "not inside"},
+        {"HugeStride", {{0, 0, 0, kHuge, 2}}, {8}, 4, "positive stride"},
+        {"HugeSourceRow", {{0, kHuge, 0, 1, 4}}, {8}, 4, "of its source"},
+        {"HugeDestination", {{0, 0, kHuge, 1, 4}}, {8}, 4, "not inside"},
+        {"HugeDestinationRows", {}, {}, kHuge, "destination_rows="},
+        {"NegativeDestinationRows", {}, {}, -1, "destination_rows=-1"},
+        {"NegativeSourceRows", {}, {-1}, 0, "source_rows[0]=-1"},
+        {"ManySources", {}, std::vector<int64_t>(17), 0, "17 sources"},
+    }),
+    [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace shardwright

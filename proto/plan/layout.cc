@@ -1,0 +1,181 @@
+#include "proto/plan/layout.h"
+
+#include <algorithm>
+#include <tuple>
+
+#include "absl/strings/str_cat.h"
+#include "proto/plan/fingerprint.h"
+#include "proto/plan/module_grids.h"
+#include "proto/status/error.h"
+
+namespace shardwright {
+namespace {
+
+bool IsContiguous(const std::vector<Rank>& ranks) {
+  for (size_t i = 1; i < ranks.size(); ++i) {
+    if (ranks[i] != ranks[i - 1] + 1) return false;
+  }
+  return true;
+}
+
+// Dimensions of size 1 do not place anybody, so they are left out.
+void AddGrid(const Grid& grid, Fingerprint& fingerprint) {
+  std::vector<std::tuple<int64_t, int, int64_t>> dims;  // stride, dim, size
+  for (int d = 0; d < kDimCount; ++d) {
+    const Dim dim = static_cast<Dim>(d);
+    if (grid.size(dim) > 1) {
+      dims.emplace_back(grid.Member({dim}, 0, 1), d, grid.size(dim));
+    }
+  }
+  std::sort(dims.begin(), dims.end());
+  fingerprint.Add(dims.size());
+  for (const auto& [stride, dim, size] : dims) {
+    fingerprint.Add(dim);
+    fingerprint.Add(size);
+  }
+}
+
+uint64_t DigestOf(const Layout& layout) {
+  Fingerprint fingerprint;
+  fingerprint.Add(layout.world_size());
+  fingerprint.Add(layout.modules().size());
+  for (const Module& module : layout.modules()) {
+    fingerprint.Add(module.name());
+    fingerprint.Add(module.role() == Role::kLanguage ? 1 : 0);
+    fingerprint.Add(module.sequence_parallel() ? 1 : 0);
+    AddGrid(module.grid(), fingerprint);
+    AddGrid(module.expert_grid(), fingerprint);
+    fingerprint.Add(module.rank_count());
+    fingerprint.Add(module.RankAt(0));
+    for (Rank rank : module.listed_ranks()) fingerprint.Add(rank);
+  }
+  std::vector<std::pair<std::string, std::string>> edges;
+  for (const EdgeSpec& edge : layout.edges()) {
+    edges.emplace_back(edge.from, edge.to);
+  }
+  std::sort(edges.begin(), edges.end());
+  for (const auto& [from, to] : edges) {
+    fingerprint.Add(from);
+    fingerprint.Add(to);
+  }
+  return fingerprint.digest();
+}
+
+}  // namespace
+
+Module::Module(ModuleSpec spec) : spec_(std::move(spec)) {
+  const int64_t rank_count = spec_.ranks.empty()
+                                 ? *spec_.rank_count
+                                 : static_cast<int64_t>(spec_.ranks.size());
+  ModuleGrids grids = MakeGrids(spec_, rank_count);
+  grid_ = std::move(grids.base);
+  expert_grid_ = std::move(grids.expert);
+  if (spec_.ranks.empty() || IsContiguous(spec_.ranks)) {
+    first_rank_ = spec_.ranks.empty() ? *spec_.first_rank : spec_.ranks[0];
+    return;
+  }
+  listed_ = spec_.ranks;
+  index_by_rank_.reserve(listed_.size());
+  for (size_t i = 0; i < listed_.size(); ++i) {
+    index_by_rank_.emplace_back(listed_[i], i);
+  }
+  std::sort(index_by_rank_.begin(), index_by_rank_.end());
+}
+
+std::optional<int64_t> Module::IndexOf(Rank rank) const {
+  if (listed_.empty()) {
+    if (rank < first_rank_ || rank - first_rank_ >= rank_count()) {
+      return std::nullopt;
+    }
+    return rank - first_rank_;
+  }
+  const auto found =
+      std::lower_bound(index_by_rank_.begin(), index_by_rank_.end(),
+                       std::make_pair(rank, int64_t{0}));
+  if (found == index_by_rank_.end() || found->first != rank) {
+    return std::nullopt;
+  }
+  return found->second;
+}
+
+Coordinates Module::CoordinatesAt(int64_t index) const {
+  Coordinates at;
+  at.tp = grid_.Coordinate(Dim::kTp, index);
+  at.gtp_remat = grid_.Coordinate(Dim::kGtpRemat, index);
+  at.cp = grid_.Coordinate(Dim::kCp, index);
+  at.dp = grid_.Coordinate(Dim::kDp, index);
+  at.pp = grid_.Coordinate(Dim::kPp, index);
+  at.lane = at.dp * gtp_remat() + at.gtp_remat;
+  return at;
+}
+
+int64_t Module::GroupCount(const GroupKind& kind) const {
+  return (kind.expert_view ? expert_grid_ : grid_).GroupCount(kind.dims);
+}
+
+std::vector<Rank> Module::Group(const GroupKind& kind, int64_t group) const {
+  const Grid& grid = kind.expert_view ? expert_grid_ : grid_;
+  const int64_t size = grid.GroupSize(kind.dims);
+  const auto member = [&](int64_t position) {
+    return RankAt(grid.Member(kind.dims, group, position));
+  };
+  if (kind.members == GroupKind::Members::kFirst || size == 1) {
+    return {member(0)};
+  }
+  if (kind.members == GroupKind::Members::kFirstAndLast) {
+    return {member(0), member(size - 1)};
+  }
+  std::vector<Rank> ranks(size);
+  for (int64_t i = 0; i < size; ++i) ranks[i] = member(i);
+  return ranks;
+}
+
+std::optional<int64_t> Module::GroupOf(const GroupKind& kind,
+                                       int64_t index) const {
+  const Grid& grid = kind.expert_view ? expert_grid_ : grid_;
+  const int64_t position = grid.PositionOf(kind.dims, index);
+  const bool takes_part = kind.members == GroupKind::Members::kAll ||
+                          position == 0 ||
+                          (kind.members == GroupKind::Members::kFirstAndLast &&
+                           position == grid.GroupSize(kind.dims) - 1);
+  if (!Has(kind) || !takes_part) return std::nullopt;
+  return grid.GroupOf(kind.dims, index);
+}
+
+absl::StatusOr<Layout> Layout::Create(LayoutSpec spec) {
+  const absl::Status valid = ProblemsToStatus("INVALID_LAYOUT", Check(spec));
+  if (!valid.ok()) return valid;
+  Layout layout;
+  layout.name_ = std::move(spec.name);
+  layout.world_size_ = spec.world_size;
+  layout.edges_ = std::move(spec.edges);
+  for (ModuleSpec& module : spec.modules) {
+    if (module.role == Role::kLanguage) {
+      layout.language_ = static_cast<int>(layout.modules_.size());
+    }
+    layout.modules_.emplace_back(std::move(module));
+  }
+  layout.digest_ = DigestOf(layout);
+  return layout;
+}
+
+const Module* Layout::FindModule(absl::string_view name) const {
+  for (const Module& module : modules_) {
+    if (module.name() == name) return &module;
+  }
+  return nullptr;
+}
+
+absl::StatusOr<Placement> Layout::Find(Rank rank) const {
+  for (const Module& module : modules_) {
+    if (const std::optional<int64_t> index = module.IndexOf(rank)) {
+      return Placement{&module, *index};
+    }
+  }
+  return Error(absl::StatusCode::kNotFound, "RANK_NOT_FOUND",
+               absl::StrCat("rank ", rank, " is not in [0, ", world_size_,
+                            "), the ranks of layout '", name_, "'"),
+               {{"rank", absl::StrCat(rank)}});
+}
+
+}  // namespace shardwright

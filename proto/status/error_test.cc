@@ -1,0 +1,81 @@
+// What must survive the wire: code, message and reason, whatever the size of
+// what was to be told.
+
+#include "proto/status/error.h"
+
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "proto/status/grpc_status.h"
+#include "proto/status/status_matchers.h"
+
+namespace shardwright {
+namespace {
+
+TEST(ErrorTest, SurvivesTheRoundTripThroughGrpc) {
+  const absl::Status status =
+      Error(absl::StatusCode::kFailedPrecondition, "STALE_GENERATION",
+            "generation 3 is not 4", {{"current_generation", "4"}});
+  const absl::Status back = FromGrpcStatus(ToGrpcStatus(status));
+  EXPECT_THAT(back, StatusIs(absl::StatusCode::kFailedPrecondition,
+                             "generation 3 is not 4"));
+  EXPECT_THAT(back, HasReason("STALE_GENERATION"));
+  EXPECT_EQ(DetailOf(back).metadata().at("current_generation"), "4");
+}
+
+TEST(ErrorTest, EveryFailureOnTheWireHasAReason) {
+  EXPECT_THAT(FromGrpcStatus(ToGrpcStatus(absl::InternalError("x"))),
+              HasReason("UNSPECIFIED"));
+}
+
+TEST(ErrorTest, AStatusWithoutDetailHasNoReason) {
+  EXPECT_EQ(ReasonOf(absl::InternalError("x")), "");
+  EXPECT_EQ(ReasonOf(absl::OkStatus()), "");
+}
+
+TEST(ErrorTest, CutsViolationsToTheBudgetAndSaysSo) {
+  v1::ErrorDetail detail;
+  detail.set_reason("INVALID_LAYOUT");
+  for (int i = 0; i < 1000; ++i) {
+    detail.add_violations()->set_description(std::string(50, 'x'));
+  }
+  const v1::ErrorDetail cut = DetailOf(
+      Error(absl::StatusCode::kInvalidArgument, "many", std::move(detail)));
+  EXPECT_LE(cut.ByteSizeLong(), kErrorDetailBytesMax);
+  EXPECT_GT(cut.violations_size(), 10);
+  EXPECT_TRUE(cut.violations_truncated());
+}
+
+TEST(ErrorTest, CutsOneHugeViolation) {
+  v1::ErrorDetail detail;
+  detail.set_reason("INVALID_LAYOUT");
+  detail.add_violations()->set_field(std::string(100000, 'f'));
+  const v1::ErrorDetail cut = DetailOf(
+      Error(absl::StatusCode::kInvalidArgument, "one", std::move(detail)));
+  EXPECT_LE(cut.ByteSizeLong(), kErrorDetailBytesMax);
+  EXPECT_EQ(cut.reason(), "INVALID_LAYOUT");
+}
+
+TEST(CompressRanksTest, JoinsNeighbours) {
+  EXPECT_EQ(CompressRanks({}).ranges(), "");
+  EXPECT_EQ(CompressRanks({5}).ranges(), "5");
+  EXPECT_EQ(CompressRanks({0, 1, 2, 3, 17}).ranges(), "0-3,17");
+  EXPECT_EQ(CompressRanks({0, 2, 2, 3}).ranges(), "0,2-3");
+}
+
+TEST(CompressRanksTest, CutsAtACommaAndKeepsTheCount) {
+  std::vector<int64_t> odd(5000);
+  for (int i = 0; i < 5000; ++i) odd[i] = 2 * i + 1;
+  const v1::MemberSet set = CompressRanks(odd, 100);
+  EXPECT_LE(set.ranges().size(), 100);
+  EXPECT_TRUE(set.truncated());
+  EXPECT_EQ(set.rank_count(), 5000);
+  EXPECT_THAT(set.ranges(), testing::StartsWith("1,3,5,"));
+  EXPECT_NE(set.ranges().back(), ',');
+}
+
+}  // namespace
+}  // namespace shardwright

@@ -1,0 +1,332 @@
+#include "worker/agent/agent.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/plan/clique_name.h"
+#include "proto/status/error.h"
+#include "proto/status/status_macros.h"
+#include "spdlog/spdlog.h"
+#include "worker/agent/formation.h"
+
+namespace shardwright {
+namespace {
+
+// How often to look whether a communicator has ended by itself.
+constexpr absl::Duration kPollPeriod = absl::Seconds(1);
+
+// After a call that failed for no reason that waiting would cure.
+constexpr absl::Duration kRetryPause = absl::Milliseconds(500);
+
+absl::Status Ended(const std::string& reason, const std::string& message) {
+  return Error(absl::StatusCode::kAborted, reason, message);
+}
+
+v1::RegisterRequest RegistrationOf(const AgentOptions& options) {
+  v1::RegisterRequest request;
+  *request.mutable_member() = options.member;
+  *request.mutable_facts() = options.facts;
+  request.set_incarnation(options.incarnation);
+  return request;
+}
+
+}  // namespace
+
+Agent::Agent(CoordinatorClient client, CommunicatorFactory& factory,
+             AgentOptions options)
+    : client_(std::move(client)),
+      factory_(factory),
+      options_(std::move(options)) {}
+
+Agent::~Agent() { Stop(); }
+
+void Agent::Start(const std::string& address) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  options_.facts.set_address(address);
+  session_ = std::make_unique<CoordinatorSession>(
+      client_, RegistrationOf(options_), static_cast<SessionListener&>(*this));
+  thread_ = std::thread([this] { Run(); });
+}
+
+void Agent::Stop() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+    WakeLocked();
+  }
+  cliques_.Close(Ended("PEER_LOST", "this worker stops"));
+  if (!thread_.joinable()) return;
+  thread_.join();
+  v1::LeaveRequest request;
+  *request.mutable_caller() = session_->caller();
+  bool registered = false;
+  std::unique_ptr<CoordinatorSession> session;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    registered = registered_ && fatal_.ok();
+    session.swap(session_);
+  }
+  session = nullptr;
+  if (registered) {
+    const absl::Status left = client_.Leave(request).status();
+    spdlog::info("event=left message=\"{}\"", std::string(left.message()));
+  }
+}
+
+absl::Status Agent::Wait() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  changed_.wait(lock, [this] { return stopping_ || !fatal_.ok(); });
+  return fatal_;
+}
+
+void Agent::WakeLocked() {
+  interrupt_ = true;
+  canceller_.Cancel();
+  changed_.notify_all();
+}
+
+v1::WorkerDescription Agent::Describe() const {
+  v1::WorkerDescription description;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    *description.mutable_member() = options_.member;
+    *description.mutable_facts() = options_.facts;
+    description.set_generation(generation_);
+    if (session_ != nullptr) description.set_phase(session_->phase());
+  }
+  for (const CliqueTable::Clique& clique : cliques_.List()) {
+    v1::CliqueDescription& entry = *description.add_cliques();
+    entry.set_name(clique.spec.name);
+    entry.set_attempt(clique.attempt.number());
+    entry.mutable_ranks()->Assign(clique.spec.ranks.begin(),
+                                  clique.spec.ranks.end());
+    entry.set_state(std::string(StateName(clique.state)));
+  }
+  return description;
+}
+
+void Agent::OnRegistered(int64_t generation) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    registered_ = true;
+    check_layout_ = true;
+    pause_ = absl::ZeroDuration();
+    changed_.notify_all();
+  }
+  OnNews(generation, {});
+}
+
+void Agent::OnNews(int64_t generation,
+                   const std::vector<v1::LostMember>& lost) {
+  int aborted_count = 0;
+  for (const v1::LostMember& lost_member : lost) {
+    const v1::MemberId& member = lost_member.member();
+    if (member.kind() != options_.member.kind()) continue;
+    const absl::Status why =
+        PeerLost("this clique", {member.rank()}, lost_member.why());
+    // Peers have been told of this member's own loss too.
+    const int count = member.rank() == options_.member.rank()
+                          ? cliques_.AbortAll(why)
+                          : cliques_.AbortWithRank(member.rank(), why);
+    spdlog::warn("event=peer_lost rank={} why=\"{}\" aborted_cliques={}",
+                 member.rank(), lost_member.why(), count);
+    aborted_count += count;
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const bool is_new = generation != generation_;
+  generation_ = generation;
+  if (is_new || aborted_count > 0) WakeLocked();
+}
+
+void Agent::OnDisconnected() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  registered_ = false;
+}
+
+void Agent::OnLeaseLost() {
+  cliques_.AbortAll(Ended("PEER_LOST", "this worker's lease has expired"));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  registered_ = false;
+  WakeLocked();
+}
+
+void Agent::OnFatal(const absl::Status& why) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  fatal_ = why;
+  stopping_ = true;
+  WakeLocked();
+}
+
+void Agent::Run() {
+  while (WaitForWork()) {
+    absl::Status status = LearnIdentity();
+    if (status.ok()) {
+      ReportEnded();
+      Form();
+      continue;
+    }
+    spdlog::warn("event=layout_unknown reason={} message=\"{}\"",
+                 ReasonOf(status), std::string(status.message()));
+    const std::lock_guard<std::mutex> lock(mutex_);
+    pause_ = kRetryPause;
+  }
+}
+
+bool Agent::WaitForWork() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (pause_ > absl::ZeroDuration()) {
+    changed_.wait_for(lock, absl::ToChronoNanoseconds(pause_),
+                      [this] { return stopping_; });
+    pause_ = absl::ZeroDuration();
+  }
+  while (!stopping_) {
+    if (registered_ &&
+        (interrupt_ || check_layout_ || learned_generation_ != generation_ ||
+         cliques_.HasEnded() || !cliques_.InactiveKinds().empty())) {
+      interrupt_ = false;
+      canceller_ = CallCanceller();
+      return true;
+    }
+    changed_.wait_for(lock, absl::ToChronoNanoseconds(kPollPeriod));
+  }
+  return false;
+}
+
+absl::Status Agent::LearnIdentity() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!check_layout_ && learned_generation_ == generation_) {
+      return absl::OkStatus();
+    }
+  }
+  v1::GetLayoutRequest layout_request;
+  layout_request.set_job(options_.member.job());
+  v1::ExplainRankRequest rank_request;
+  rank_request.set_job(options_.member.job());
+  rank_request.set_rank(options_.member.rank());
+  ASSIGN_OR_RETURN(const v1::GetLayoutResponse layout,
+                   client_.GetLayout(layout_request));
+  ASSIGN_OR_RETURN(const v1::RankExplanation rank,
+                   client_.ExplainRank(rank_request));
+  if (layout.generation() != rank.generation()) {
+    return Error(absl::StatusCode::kAborted, "STALE_GENERATION",
+                 absl::StrCat("the layout changed from generation ",
+                              layout.generation(), " to ", rank.generation()));
+  }
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    check_layout_ = false;
+    if (layout.generation() == learned_generation_ &&
+        layout.digest() == layout_digest_) {
+      return absl::OkStatus();
+    }
+  }
+  std::vector<CliqueSpec> cliques;
+  for (const v1::GroupMembership& group : rank.groups()) {
+    if (!options_.kinds.empty() &&
+        std::find(options_.kinds.begin(), options_.kinds.end(), group.kind()) ==
+            options_.kinds.end()) {
+      continue;
+    }
+    cliques.push_back(
+        {FormatCliqueName({rank.module(), group.kind(), group.index()}),
+         group.kind(),
+         {group.ranks().begin(), group.ranks().end()}});
+  }
+  cliques_.Reset(cliques, Ended("STALE_GENERATION", "the layout has changed"),
+                 own_factory_);
+  const v1::Coordinates& at = rank.coordinates();
+  spdlog::info(
+      "event=identity generation={} module={} role={} tp={} cp={} "
+      "dp={} pp={} lane={} cliques={}",
+      rank.generation(), rank.module(), v1::Role_Name(rank.role()), at.tp(),
+      at.cp(), at.dp(), at.pp(), at.lane(), cliques.size());
+  const std::lock_guard<std::mutex> lock(mutex_);
+  generation_ = std::max(generation_, rank.generation());
+  learned_generation_ = rank.generation();
+  layout_digest_ = layout.digest();
+  return absl::OkStatus();
+}
+
+// The coordinator still counts these attempts as active, and would not begin
+// another one.
+void Agent::ReportEnded() {
+  v1::ReportCommunicatorsRequest request;
+  *request.mutable_caller() = session_->caller();
+  for (const CliqueTable::Clique& clique : cliques_.CollectEnded()) {
+    spdlog::warn("event=clique_ended clique={} attempt={} message=\"{}\"",
+                 clique.spec.name, clique.attempt.number(),
+                 std::string(clique.why.message()));
+    v1::CommunicatorReport& report = *request.add_reports();
+    *report.mutable_attempt() = clique.attempt;
+    report.set_message(std::string(clique.why.message()));
+    // One at a time: a peer may have reported the same, and a stale report
+    // keeps those behind it from being taken.
+    (void)client_.ReportCommunicators(request);
+    request.clear_reports();
+  }
+}
+
+void Agent::Form() {
+  v1::FormCommunicatorsRequest request;
+  request.set_backend(v1::GLOO);
+  for (const std::string& kind : cliques_.InactiveKinds()) {
+    request.add_kinds(kind);
+  }
+  if (request.kinds().empty()) {
+    session_->SetPhase("ready");
+    return;
+  }
+  request.mutable_timeout()->set_seconds(
+      absl::ToInt64Seconds(options_.form_timeout));
+  CallCanceller canceller;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    request.set_layout_digest(layout_digest_);
+    canceller = canceller_;
+  }
+  session_->SetPhase("forming");
+  Formation formation(client_, factory_, cliques_, session_->caller());
+  OnFormed(formation.Run(
+      request, [this](const v1::Waiting& waiting) { OnWaiting(waiting); },
+      [this] { return !cliques_.HasEnded(); }, canceller));
+}
+
+void Agent::OnWaiting(const v1::Waiting& waiting) {
+  session_->SetPhase(absl::StrCat("forming ", waiting.attempt().clique()));
+  std::string last_seen;
+  for (const std::string& line : waiting.last_seen()) {
+    absl::StrAppend(&last_seen, last_seen.empty() ? "" : "; ", line);
+  }
+  spdlog::info(
+      "event=waiting clique={} attempt={} missing={} present={}/{} "
+      "active_cliques={}/{} last_seen=\"{}\"",
+      waiting.attempt().clique(), waiting.attempt().number(),
+      waiting.missing().ranges(), waiting.present_count(),
+      waiting.member_count(), waiting.active_clique_count(),
+      waiting.clique_count(), last_seen);
+}
+
+void Agent::OnFormed(const absl::Status& status) {
+  if (status.ok() && cliques_.InactiveKinds().empty()) {
+    session_->SetPhase("ready");
+    spdlog::info("event=formed");
+  }
+  // What is inactive all the same has ended since, as another event says.
+  if (status.ok() || absl::IsCancelled(status)) return;
+  const v1::ErrorDetail detail = DetailOf(status);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (detail.reason() == "MEMBERS_MISSING") {
+    spdlog::warn("event=members_missing missing={} message=\"{}\"",
+                 detail.missing().ranges(), std::string(status.message()));
+    return;
+  }
+  spdlog::warn("event=form_failed reason={} message=\"{}\"", detail.reason(),
+               std::string(status.message()));
+  pause_ = kRetryPause;
+  // The layout that was formed by may not be the one in force.
+  if (detail.reason() == "LAYOUT_MISMATCH") check_layout_ = true;
+}
+
+}  // namespace shardwright

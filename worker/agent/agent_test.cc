@@ -1,0 +1,337 @@
+// Two agents of one clique, each with a scripted coordinator of its own that
+// forms whatever is asked for. What a real coordinator and real processes make
+// of it is tests/integration's to ask.
+
+#include "worker/agent/agent.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "proto/status/error.h"
+#include "proto/status/status_matchers.h"
+#include "worker/agent/scripted_connection.h"
+#include "worker/comm/loopback_communicator.h"
+
+namespace shardwright {
+namespace {
+
+using ::testing::ElementsAre;
+
+constexpr absl::Duration kPatience = absl::Seconds(10);
+
+// Rank 3 or 4 of a language module in which they are a tp group; each is a cp
+// group of its own. The coordinator's side of all its calls.
+class Member {
+ public:
+  Member(int64_t rank, LoopbackFactory& factory) : rank_(rank) {
+    connection_->on_register = [this](const v1::RegisterRequest&)
+        -> absl::StatusOr<v1::RegisterResponse> {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (!refusal_.ok()) return refusal_;
+      v1::RegisterResponse response;
+      response.set_generation(generation_);
+      response.mutable_renew_period()->set_nanos(5000000);
+      return response;
+    };
+    connection_->open_session = [this] {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      wire_ = std::make_shared<ScriptedSession::Wire>();
+      ++session_count_;
+      changed_.notify_all();
+      return std::make_unique<ScriptedSession>(wire_);
+    };
+    connection_->get_layout = [this](const v1::GetLayoutRequest&)
+        -> absl::StatusOr<v1::GetLayoutResponse> {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      v1::GetLayoutResponse response;
+      response.set_generation(generation_);
+      response.set_digest(static_cast<uint64_t>(generation_) + 1000);
+      return response;
+    };
+    connection_->explain_rank = [this](const v1::ExplainRankRequest&) {
+      return Explain();
+    };
+    connection_->leave =
+        [this](const v1::LeaveRequest&) -> absl::StatusOr<v1::LeaveResponse> {
+      left_ = true;
+      return v1::LeaveResponse();
+    };
+    ScriptForming();
+    AgentOptions options;
+    options.member.set_job("vlm");
+    options.member.set_rank(rank);
+    options.member.set_kind(v1::WORKER);
+    options.incarnation = 7;
+    agent_ = std::make_unique<Agent>(CoordinatorClient(connection_), factory,
+                                     options);
+  }
+
+  Agent& agent() { return *agent_; }
+  bool left() const { return left_; }
+
+  // Kinds that the calls so far asked for: "tp".
+  std::vector<std::string> asked() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return asked_;
+  }
+
+  void Tell(const std::vector<int64_t>& lost_ranks) {
+    v1::SessionResponse news;
+    for (int64_t rank : lost_ranks) {
+      v1::LostMember& lost = *news.add_lost_members();
+      lost.mutable_member()->set_rank(rank);
+      lost.mutable_member()->set_kind(v1::WORKER);
+      lost.set_why("lease expired");
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    news.set_generation(generation_);
+    wire_->Answer(news);
+  }
+  void EndSession(const absl::Status& status) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    wire_->End(status);
+  }
+  void WaitForSession(int n) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [&] { return session_count_ >= n; });
+  }
+  void SetGeneration(int64_t generation) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    generation_ = generation;
+  }
+  void RefuseToRegister(const absl::Status& refusal) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    refusal_ = refusal;
+  }
+
+  absl::StatusOr<CliqueTable::Clique> Active(const std::string& kind) {
+    return agent_->cliques().WaitActive(kind, kPatience);
+  }
+
+ private:
+  absl::StatusOr<v1::RankExplanation> Explain() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    v1::RankExplanation explanation;
+    explanation.set_module("language");
+    explanation.set_generation(generation_);
+    v1::GroupMembership& tp = *explanation.add_groups();
+    tp.set_kind("tp");
+    tp.add_ranks(3);
+    tp.add_ranks(4);
+    v1::GroupMembership& cp = *explanation.add_groups();
+    cp.set_kind("cp");
+    cp.add_ranks(rank_);
+    return explanation;
+  }
+
+  // Both members are in their n-th attempt together, as both end with it.
+  void ScriptForming() {
+    connection_->publish_slots = [](const v1::PublishSlotsRequest&)
+        -> absl::StatusOr<v1::PublishSlotsResponse> {
+      return v1::PublishSlotsResponse();
+    };
+    connection_->report_communicators =
+        [this](const v1::ReportCommunicatorsRequest& request)
+        -> absl::StatusOr<v1::ReportCommunicatorsResponse> {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      reported_ok_ = request.reports(0).ok();
+      ++report_count_;
+      changed_.notify_all();
+      return v1::ReportCommunicatorsResponse();
+    };
+    connection_->form_communicators =
+        [this](const v1::FormCommunicatorsRequest& request,
+               const ScriptedConnection::OnForm& on_event, CallCanceller) {
+          for (const std::string& kind : request.kinds()) {
+            if (!FormOne(kind, on_event)) return absl::CancelledError("");
+          }
+          return absl::OkStatus();
+        };
+  }
+
+  bool FormOne(const std::string& kind,
+               const ScriptedConnection::OnForm& on_event) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    asked_.push_back(kind);
+    v1::Attempt attempt;
+    attempt.set_clique(absl::StrCat("language/", kind, "/0"));
+    attempt.set_number(static_cast<int>(asked_.size()));
+    const int reports = report_count_;
+    lock.unlock();
+    v1::FormCommunicatorsResponse go, slots, active;
+    *go.mutable_go()->mutable_attempt() = attempt;
+    go.mutable_go()->add_ranks(3);
+    go.mutable_go()->add_ranks(4);
+    go.mutable_go()->add_slot_indexes(rank_ == 3 ? 0 : 1);
+    *slots.mutable_slots()->mutable_attempt() = attempt;
+    slots.mutable_slots()->add_values("loopback 0");
+    slots.mutable_slots()->add_values("loopback 1");
+    *active.mutable_active()->mutable_attempt() = attempt;
+    if (!on_event(go) || !on_event(slots)) return false;
+    lock.lock();
+    changed_.wait(lock, [&] { return report_count_ > reports; });
+    const bool ok = reported_ok_;
+    lock.unlock();
+    return ok && on_event(active);
+  }
+
+  const int64_t rank_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int64_t generation_ = 1;
+  absl::Status refusal_;
+  std::shared_ptr<ScriptedSession::Wire> wire_;
+  std::vector<std::string> asked_;
+  int session_count_ = 0;
+  int report_count_ = 0;
+  bool reported_ok_ = false;
+  std::atomic<bool> left_{false};
+  const std::shared_ptr<ScriptedConnection> connection_ =
+      std::make_shared<ScriptedConnection>();
+  std::unique_ptr<Agent> agent_;
+};
+
+class AgentTest : public ::testing::Test {
+ protected:
+  void StartBoth() {
+    for (Member* member : {&first_, &second_}) {
+      member->agent().Start("127.0.0.1:1");
+    }
+    for (Member* member : {&first_, &second_}) {
+      ASSERT_THAT(member->Active("tp"), IsOk());
+      ASSERT_THAT(member->Active("cp"), IsOk());
+    }
+  }
+
+  // Waits for the n-th attempt at the clique of both.
+  void ExpectAttempt(int number) {
+    for (Member* member : {&first_, &second_}) {
+      const absl::Time deadline = absl::Now() + kPatience;
+      auto clique = member->Active("tp");
+      while ((!clique.ok() || clique->attempt.number() != number) &&
+             absl::Now() < deadline) {
+        std::this_thread::yield();
+        clique = member->Active("tp");
+      }
+      ASSERT_THAT(clique, IsOk());
+      EXPECT_EQ(clique->attempt.number(), number);
+    }
+  }
+
+  LoopbackFactory factory_;
+  Member first_{3, factory_};
+  Member second_{4, factory_};
+};
+
+TEST_F(AgentTest, FormsWhatHasMoreThanOneMember) {
+  StartBoth();
+  EXPECT_THAT(first_.asked(), ElementsAre("tp"));
+  const v1::WorkerDescription description = first_.agent().Describe();
+  EXPECT_EQ(description.generation(), 1);
+  EXPECT_EQ(description.facts().address(), "127.0.0.1:1");
+  ASSERT_EQ(description.cliques_size(), 2);
+  EXPECT_EQ(description.cliques(0).name(), "language/tp/0");
+  EXPECT_EQ(description.cliques(0).state(), "active");
+  EXPECT_EQ(description.cliques(1).state(), "active");
+}
+
+TEST_F(AgentTest, ALostMemberEndsItsCliqueWhichFormsAgain) {
+  StartBoth();
+  const auto old = first_.Active("tp");
+  ASSERT_THAT(old, IsOk());
+  const auto own = first_.Active("cp");
+  ASSERT_THAT(own, IsOk());
+  first_.Tell({4});
+  second_.Tell({4});  // It hears of its own loss too.
+  ExpectAttempt(2);
+  EXPECT_THAT(old->communicator->status(), HasReason("PEER_LOST"));
+  EXPECT_THAT(own->communicator->status(), IsOk());
+}
+
+TEST_F(AgentTest, ALostMemberOfOtherCliquesEndsNothing) {
+  StartBoth();
+  first_.Tell({17});
+  first_.Tell({});
+  const auto clique = first_.Active("tp");
+  ASSERT_THAT(clique, IsOk());
+  EXPECT_THAT(clique->communicator->status(), IsOk());
+  EXPECT_EQ(clique->attempt.number(), 1);
+}
+
+TEST_F(AgentTest, ABrokenCommunicatorIsNoticedAndFormedAgain) {
+  StartBoth();
+  const auto clique = first_.Active("tp");
+  ASSERT_THAT(clique, IsOk());
+  clique->communicator->Abort(absl::AbortedError("cable"));
+  ExpectAttempt(2);
+}
+
+TEST_F(AgentTest, ARestartedCoordinatorEndsNothing) {
+  StartBoth();
+  const auto before = first_.Active("tp");
+  ASSERT_THAT(before, IsOk());
+  first_.EndSession(absl::UnavailableError("down"));
+  first_.RefuseToRegister(absl::UnavailableError("down"));
+  EXPECT_THAT(first_.Active("tp"), IsOk());
+  first_.RefuseToRegister(absl::OkStatus());
+  second_.EndSession(absl::UnavailableError("down"));
+  // A new generation shows that both are back, and that it is all that they
+  // form again for.
+  for (Member* member : {&first_, &second_}) {
+    member->SetGeneration(2);
+    member->WaitForSession(2);
+    member->Tell({});
+  }
+  ExpectAttempt(2);
+}
+
+TEST_F(AgentTest, AnExpiredLeaseEndsAllButCliquesOfOne) {
+  StartBoth();
+  const absl::Status expired = Error(absl::StatusCode::kFailedPrecondition,
+                                     "NOT_REGISTERED", "lease expired");
+  const auto own = first_.Active("cp");
+  ASSERT_THAT(own, IsOk());
+  first_.EndSession(expired);
+  ExpectAttempt(2);
+  EXPECT_THAT(own->communicator->status(), IsOk());
+  EXPECT_THAT(first_.asked(), ElementsAre("tp", "tp"));
+}
+
+TEST_F(AgentTest, ANewLayoutFormsEverythingAgain) {
+  StartBoth();
+  for (Member* member : {&first_, &second_}) {
+    member->SetGeneration(2);
+    member->Tell({});
+  }
+  ExpectAttempt(2);
+  EXPECT_EQ(first_.agent().Describe().generation(), 2);
+}
+
+TEST_F(AgentTest, EndsWhenAnotherProcessHasItsRank) {
+  StartBoth();
+  first_.EndSession(Error(absl::StatusCode::kAborted, "FENCED", "replaced"));
+  EXPECT_THAT(first_.agent().Wait(), HasReason("FENCED"));
+  first_.agent().Stop();
+  EXPECT_FALSE(first_.left());
+}
+
+TEST_F(AgentTest, StopLeavesAndNobodyWaitsForACliqueAnyMore) {
+  StartBoth();
+  first_.agent().Stop();
+  EXPECT_TRUE(first_.left());
+  EXPECT_THAT(first_.agent().Wait(), IsOk());
+  EXPECT_THAT(first_.Active("tp"), HasReason("PEER_LOST"));
+}
+
+}  // namespace
+}  // namespace shardwright

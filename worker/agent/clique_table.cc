@@ -1,0 +1,216 @@
+#include "worker/agent/clique_table.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/status/error.h"
+#include "proto/status/status_macros.h"
+
+namespace shardwright {
+namespace {
+
+CliqueTable::Clique CliqueOfOne(const CliqueSpec& spec,
+                                CommunicatorFactory& own) {
+  CliqueTable::Clique clique;
+  clique.spec = spec;
+  CliqueAttempt attempt;
+  attempt.clique = spec.name;
+  attempt.ranks = spec.ranks;
+  absl::StatusOr<std::unique_ptr<CommunicatorAttempt>> begun =
+      own.Begin(attempt);
+  if (!begun.ok()) return clique;
+  absl::StatusOr<std::shared_ptr<Communicator>> connected =
+      (*begun)->Connect({});
+  if (!connected.ok()) return clique;
+  clique.communicator = *std::move(connected);
+  clique.state = CliqueTable::State::kActive;
+  return clique;
+}
+
+}  // namespace
+
+absl::string_view StateName(CliqueTable::State state) {
+  switch (state) {
+    case CliqueTable::State::kForming:
+      return "forming";
+    case CliqueTable::State::kActive:
+      return "active";
+    case CliqueTable::State::kAborted:
+      return "aborted";
+  }
+  return "";
+}
+
+bool SameAttempt(const v1::Attempt& a, const v1::Attempt& b) {
+  return a.clique() == b.clique() && a.term() == b.term() &&
+         a.number() == b.number();
+}
+
+void CliqueTable::Reset(const std::vector<CliqueSpec>& cliques,
+                        const absl::Status& why, CommunicatorFactory& own) {
+  AbortAll(why);
+  std::vector<Clique> fresh;
+  for (const CliqueSpec& spec : cliques) {
+    if (spec.ranks.size() == 1) {
+      fresh.push_back(CliqueOfOne(spec, own));
+    } else {
+      fresh.emplace_back().spec = spec;
+    }
+  }
+  // What was there is destroyed with `fresh`, after the lock.
+  const std::lock_guard<std::mutex> lock(mutex_);
+  cliques_.swap(fresh);
+  changed_.notify_all();
+}
+
+void CliqueTable::Close(const absl::Status& why) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    closed_ = why;
+    changed_.notify_all();
+  }
+  AbortIf([](const Clique&) { return true; }, why);
+}
+
+std::vector<int64_t> CliqueTable::RanksOf(const std::string& name) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const Clique& clique : cliques_) {
+    if (clique.spec.name == name) return clique.spec.ranks;
+  }
+  return {};
+}
+
+void CliqueTable::Install(const v1::Attempt& attempt,
+                          std::shared_ptr<Communicator> communicator) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!closed_.ok()) return;
+  for (Clique& clique : cliques_) {
+    if (clique.spec.name != attempt.clique()) continue;
+    clique.state = State::kActive;
+    clique.attempt = attempt;
+    clique.communicator.swap(communicator);
+    changed_.notify_all();
+  }
+}
+
+bool CliqueTable::IsActive(const v1::Attempt& attempt) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return std::any_of(cliques_.begin(), cliques_.end(),
+                     [&](const Clique& clique) {
+                       return clique.state == State::kActive &&
+                              SameAttempt(clique.attempt, attempt) &&
+                              clique.communicator->status().ok();
+                     });
+}
+
+template <typename Predicate>
+std::vector<CliqueTable::Clique> CliqueTable::AbortIf(
+    const Predicate& predicate, const absl::Status& why) {
+  std::vector<Clique> aborted;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (Clique& clique : cliques_) {
+      if (clique.state != State::kActive || !predicate(clique)) continue;
+      clique.state = State::kAborted;
+      const absl::Status end = clique.communicator->status();
+      clique.why = end.ok() ? why : end;
+      aborted.push_back(clique);
+      clique.communicator = nullptr;
+    }
+  }
+  for (const Clique& clique : aborted) clique.communicator->Abort(why);
+  return aborted;
+}
+
+int CliqueTable::AbortAll(const absl::Status& why) {
+  return AbortIf(
+             [](const Clique& clique) { return clique.spec.ranks.size() > 1; },
+             why)
+      .size();
+}
+
+int CliqueTable::AbortWithRank(int64_t rank, const absl::Status& why) {
+  return AbortIf(
+             [rank](const Clique& clique) {
+               const std::vector<int64_t>& ranks = clique.spec.ranks;
+               return std::find(ranks.begin(), ranks.end(), rank) !=
+                      ranks.end();
+             },
+             why)
+      .size();
+}
+
+int CliqueTable::AbortAttempt(const v1::Attempt& attempt,
+                              const absl::Status& why) {
+  return AbortIf(
+             [&attempt](const Clique& clique) {
+               return SameAttempt(clique.attempt, attempt);
+             },
+             why)
+      .size();
+}
+
+std::vector<CliqueTable::Clique> CliqueTable::CollectEnded() {
+  return AbortIf(
+      [](const Clique& clique) { return !clique.communicator->status().ok(); },
+      absl::OkStatus());
+}
+
+bool CliqueTable::HasEnded() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return std::any_of(cliques_.begin(), cliques_.end(),
+                     [](const Clique& clique) {
+                       return clique.state == State::kActive &&
+                              !clique.communicator->status().ok();
+                     });
+}
+
+std::vector<std::string> CliqueTable::InactiveKinds() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<std::string> kinds;
+  for (const Clique& clique : cliques_) {
+    if (clique.state != State::kActive) kinds.push_back(clique.spec.kind);
+  }
+  return kinds;
+}
+
+absl::StatusOr<CliqueTable::Clique> CliqueTable::WaitActive(
+    absl::string_view kind, absl::Duration timeout) const {
+  std::unique_lock<std::mutex> lock(mutex_);
+  const auto find = [&]() -> const Clique* {
+    for (const Clique& clique : cliques_) {
+      if (clique.spec.kind == kind) return &clique;
+    }
+    return nullptr;
+  };
+  changed_.wait_for(lock, absl::ToChronoNanoseconds(timeout), [&] {
+    // An empty table has not heard of the layout yet.
+    const Clique* clique = find();
+    return !closed_.ok() || (clique == nullptr && !cliques_.empty()) ||
+           (clique != nullptr && clique->state == State::kActive);
+  });
+  RETURN_IF_ERROR(closed_);
+  const Clique* clique = find();
+  if (clique != nullptr && clique->state == State::kActive) return *clique;
+  std::string message;
+  if (clique == nullptr) {
+    message = absl::StrCat("this rank has no clique of kind \"", kind, "\"");
+  } else {
+    message = absl::StrCat("clique ", clique->spec.name, " is ",
+                           StateName(clique->state), " after waiting ",
+                           absl::FormatDuration(timeout));
+    if (!clique->why.ok()) {
+      absl::StrAppend(&message, ": ", clique->why.message());
+    }
+  }
+  return Error(absl::StatusCode::kFailedPrecondition, "CLIQUE_NOT_ACTIVE",
+               message);
+}
+
+std::vector<CliqueTable::Clique> CliqueTable::List() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return cliques_;
+}
+
+}  // namespace shardwright

@@ -1,0 +1,109 @@
+// The cliques of one rank, by name: which are formed, and their communicators.
+
+#ifndef WORKER_AGENT_CLIQUE_TABLE_H_
+#define WORKER_AGENT_CLIQUE_TABLE_H_
+
+#include <condition_variable>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "shardwright/v1/communicator.pb.h"
+#include "worker/comm/communicator.h"
+
+namespace shardwright {
+
+// A group that the rank belongs to, by the layout.
+struct CliqueSpec {
+  std::string name;  // "language/tp/3"
+  std::string kind;  // "tp"
+  std::vector<int64_t> ranks;
+};
+
+// Thread-safe.
+class CliqueTable {
+ public:
+  enum class State { kForming, kActive, kAborted };
+
+  struct Clique {
+    CliqueSpec spec;
+    State state = State::kForming;
+    v1::Attempt attempt;  // The one that is active, or was last.
+    std::shared_ptr<Communicator> communicator;  // Unless forming.
+    absl::Status why;                            // Of kAborted.
+  };
+
+  // Begins anew: aborts what there is with `why`, and takes the cliques of a
+  // layout. Those of one member are active at once, with `own` (which needs no
+  // network) as their backend.
+  void Reset(const std::vector<CliqueSpec>& cliques, const absl::Status& why,
+             CommunicatorFactory& own);
+
+  // Aborts all with `why`, for good: nothing becomes active any more, and
+  // nobody waits for it.
+  void Close(const absl::Status& why);
+
+  // Nothing if there is no such clique.
+  std::vector<int64_t> RanksOf(const std::string& name) const;
+
+  // Makes a clique active, in place of the communicator that it had.
+  void Install(const v1::Attempt& attempt,
+               std::shared_ptr<Communicator> communicator);
+
+  // Whether this very attempt is active, and its communicator not known to have
+  // ended.
+  bool IsActive(const v1::Attempt& attempt) const;
+
+  // Aborts active cliques: all, those with a rank, one attempt. Returns how
+  // many.
+  int AbortAll(const absl::Status& why);
+  int AbortWithRank(int64_t rank, const absl::Status& why);
+  int AbortAttempt(const v1::Attempt& attempt, const absl::Status& why);
+
+  // Aborts active cliques whose communicators have ended by themselves, and
+  // returns them.
+  std::vector<Clique> CollectEnded();
+
+  // Whether there would be any.
+  bool HasEnded() const;
+
+  // Kinds of the cliques that are not active, in the order of Reset().
+  std::vector<std::string> InactiveKinds() const;
+
+  // The clique of that kind, as soon as it is active.
+  //
+  // Errors:
+  //   FAILED_PRECONDITION CLIQUE_NOT_ACTIVE: not within `timeout`, or, at once,
+  //       that the rank has no clique of that kind; the message says which.
+  //   what Close() was given.
+  absl::StatusOr<Clique> WaitActive(absl::string_view kind,
+                                    absl::Duration timeout) const;
+
+  // All, in the order of Reset().
+  std::vector<Clique> List() const;
+
+ private:
+  template <typename Predicate>
+  std::vector<Clique> AbortIf(const Predicate& predicate,
+                              const absl::Status& why);
+
+  mutable std::mutex mutex_;
+  mutable std::condition_variable changed_;
+  std::vector<Clique> cliques_;  // Guarded by mutex_.
+  absl::Status closed_;          // Guarded by mutex_. OK while open.
+};
+
+absl::string_view StateName(CliqueTable::State state);
+
+bool SameAttempt(const v1::Attempt& a, const v1::Attempt& b);
+
+}  // namespace shardwright
+
+#endif  // WORKER_AGENT_CLIQUE_TABLE_H_

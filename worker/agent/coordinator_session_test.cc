@@ -1,0 +1,226 @@
+// The session against a scripted coordinator: what it asks again, what it
+// keeps, and when it gives up.
+
+#include "worker/agent/coordinator_session.h"
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "proto/status/error.h"
+#include "proto/status/status_matchers.h"
+#include "worker/agent/scripted_connection.h"
+
+namespace shardwright {
+namespace {
+
+constexpr uint64_t kIncarnation = 99;
+
+// Remembers what it was told, in words.
+class Listener : public SessionListener {
+ public:
+  void OnRegistered(int64_t generation) override {
+    Add(absl::StrCat("registered ", generation));
+  }
+  void OnNews(int64_t generation,
+              const std::vector<v1::LostMember>& lost) override {
+    std::string event = absl::StrCat("news ", generation);
+    for (const v1::LostMember& member : lost) {
+      absl::StrAppend(&event, " lost ", member.member().rank());
+    }
+    Add(event);
+  }
+  void OnDisconnected() override { Add("disconnected"); }
+  void OnLeaseLost() override { Add("lease lost"); }
+  void OnFatal(const absl::Status& why) override {
+    Add(absl::StrCat("fatal ", ReasonOf(why)));
+  }
+
+  // Waits for the next thing.
+  std::string Next() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [this] { return !events_.empty(); });
+    std::string event = std::move(events_.front());
+    events_.pop_front();
+    return event;
+  }
+
+ private:
+  void Add(std::string event) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    events_.push_back(std::move(event));
+    changed_.notify_all();
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::string> events_;
+};
+
+class CoordinatorSessionTest : public ::testing::Test {
+ protected:
+  CoordinatorSessionTest() {
+    connection_->on_register = [this](const v1::RegisterRequest& request)
+        -> absl::StatusOr<v1::RegisterResponse> {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      EXPECT_EQ(request.incarnation(), kIncarnation);
+      ++register_count_;
+      if (!refusals_.empty()) {
+        const absl::Status refusal = refusals_.front();
+        refusals_.pop_front();
+        return refusal;
+      }
+      v1::RegisterResponse response;
+      response.set_generation(5);
+      response.set_revision(revision_);
+      response.mutable_renew_period()->set_nanos(1000000);
+      return response;
+    };
+    connection_->open_session = [this] {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      wires_.push_back(std::make_shared<ScriptedSession::Wire>());
+      changed_.notify_all();
+      return std::make_unique<ScriptedSession>(wires_.back());
+    };
+  }
+
+  void Start() {
+    v1::RegisterRequest request;
+    request.mutable_member()->set_job("vlm");
+    request.mutable_member()->set_rank(3);
+    request.set_incarnation(kIncarnation);
+    session_ = std::make_unique<CoordinatorSession>(
+        CoordinatorClient(connection_), request, listener_);
+  }
+
+  // Waits for the member's n-th stream, from 0.
+  std::shared_ptr<ScriptedSession::Wire> Stream(size_t n) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [&] { return wires_.size() > n; });
+    return wires_[n];
+  }
+
+  static v1::SessionResponse News(int64_t generation, int64_t revision) {
+    v1::SessionResponse response;
+    response.set_generation(generation);
+    response.set_revision(revision);
+    return response;
+  }
+
+  static absl::Status InUse(const std::string& holder) {
+    return Error(absl::StatusCode::kAlreadyExists, "MEMBER_ID_IN_USE",
+                 "rank 3 is process 17 on host a",
+                 {{"holder_incarnation", holder}, {"lease_remaining_ms", "5"}});
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<absl::Status> refusals_;
+  int64_t revision_ = 100;
+  int register_count_ = 0;
+  std::vector<std::shared_ptr<ScriptedSession::Wire>> wires_;
+
+  const std::shared_ptr<ScriptedConnection> connection_ =
+      std::make_shared<ScriptedConnection>();
+  Listener listener_;
+  std::unique_ptr<CoordinatorSession> session_;
+};
+
+TEST_F(CoordinatorSessionTest, RenewsAgainAndAgainAndPassesNewsOn) {
+  Start();
+  EXPECT_EQ(listener_.Next(), "registered 5");
+  const auto stream = Stream(0);
+  v1::SessionRequest request = stream->Request();
+  EXPECT_EQ(request.caller().incarnation(), kIncarnation);
+  EXPECT_EQ(request.caller().generation(), 5);
+  EXPECT_EQ(request.revision(), 100);
+  v1::SessionResponse response = News(6, 107);
+  response.add_lost_members()->mutable_member()->set_rank(2);
+  stream->Answer(response);
+  EXPECT_EQ(listener_.Next(), "news 6 lost 2");
+  session_->SetPhase(std::string(100, 'p'));
+  do {
+    request = stream->Request();
+  } while (request.phase().empty());
+  EXPECT_EQ(request.phase().size(), 64u);
+  EXPECT_EQ(request.revision(), 107);
+  EXPECT_EQ(request.caller().generation(), 6);
+}
+
+TEST_F(CoordinatorSessionTest, ARestartedCoordinatorFindsTheSameIncarnation) {
+  Start();
+  EXPECT_EQ(listener_.Next(), "registered 5");
+  Stream(0)->Answer(News(5, 110));
+  EXPECT_EQ(listener_.Next(), "news 5");
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    refusals_ = {absl::UnavailableError("down"),
+                 absl::UnavailableError("down")};
+    revision_ = 120;
+  }
+  Stream(0)->End(absl::UnavailableError("down"));
+  EXPECT_EQ(listener_.Next(), "disconnected");
+  EXPECT_EQ(listener_.Next(), "registered 5");
+  // It wants to hear what it missed, from where it was.
+  EXPECT_EQ(Stream(1)->Request().revision(), 110);
+}
+
+TEST_F(CoordinatorSessionTest, ACoordinatorWithoutMemoryCountsFromItsOwnStart) {
+  Start();
+  EXPECT_EQ(listener_.Next(), "registered 5");
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    revision_ = 3;
+  }
+  Stream(0)->End(absl::UnavailableError("down"));
+  EXPECT_EQ(listener_.Next(), "disconnected");
+  EXPECT_EQ(listener_.Next(), "registered 5");
+  EXPECT_EQ(Stream(1)->Request().revision(), 3);
+}
+
+TEST_F(CoordinatorSessionTest, ALostLeaseIsToldAndRegisteredAgain) {
+  Start();
+  EXPECT_EQ(listener_.Next(), "registered 5");
+  Stream(0)->End(Error(absl::StatusCode::kFailedPrecondition, "NOT_REGISTERED",
+                       "the lease has expired"));
+  EXPECT_EQ(listener_.Next(), "lease lost");
+  EXPECT_EQ(listener_.Next(), "registered 5");
+}
+
+TEST_F(CoordinatorSessionTest, WaitsForTheLeaseOfADeadHolder) {
+  refusals_ = {InUse("41")};
+  Start();
+  EXPECT_EQ(listener_.Next(), "registered 5");
+  EXPECT_EQ(register_count_, 2);
+}
+
+TEST_F(CoordinatorSessionTest, GivesUpOnAHolderThatRenewsItsLease) {
+  refusals_ = {InUse("41"), InUse("41")};
+  Start();
+  EXPECT_EQ(listener_.Next(), "fatal MEMBER_ID_IN_USE");
+}
+
+TEST_F(CoordinatorSessionTest, WaitsForAJobThatIsNotThereYet) {
+  refusals_ = {
+      Error(absl::StatusCode::kNotFound, "JOB_NOT_FOUND", "no job vlm"),
+      Error(absl::StatusCode::kInvalidArgument, "RANK_NOT_IN_LAYOUT", "no 3")};
+  Start();
+  EXPECT_EQ(listener_.Next(), "registered 5");
+}
+
+TEST_F(CoordinatorSessionTest, AReplacedIncarnationIsOverForGood) {
+  Start();
+  EXPECT_EQ(listener_.Next(), "registered 5");
+  Stream(0)->End(Error(absl::StatusCode::kAborted, "FENCED", "replaced"));
+  EXPECT_EQ(listener_.Next(), "fatal FENCED");
+}
+
+}  // namespace
+}  // namespace shardwright

@@ -1,0 +1,131 @@
+// A Communicator is one rank's handle to a clique: the members that move bytes
+// together. It comes out of a CommunicatorAttempt, one try at connecting them.
+//
+// Two implementations: Gloo over TCP (gloo_communicator.h), and members of one
+// process (loopback_communicator.h), for tests of what stands on top.
+//
+// Implementers must not call back into their user, and must not throw. They
+// must notice a peer that goes away even when nothing runs: status().
+
+#ifndef WORKER_COMM_COMMUNICATOR_H_
+#define WORKER_COMM_COMMUNICATOR_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+namespace shardwright {
+
+// One try at forming one clique, as one member sees it.
+struct CliqueAttempt {
+  std::string clique;          // "language/tp/3"; for messages.
+  std::vector<int64_t> ranks;  // Members in group order.
+  int position = 0;            // Of this member in `ranks`.
+
+  // Equal at all members of this attempt, and at those of no other: a member
+  // that reaches somebody else's attempt finds out before it sends a row.
+  uint64_t identity = 0;
+
+  std::vector<int> slot_indexes;  // Which slots this member shall fill,
+  int slot_count = 0;             // of how many.
+};
+
+// Thread-safe: operations of one communicator run one after another, and
+// Abort() may be called at any time. All members must call the same operations
+// in the same order.
+//
+// Errors of every operation. Afterwards the communicator has ended: it is of no
+// more use, and soon its peers' end as well, so that nobody waits for another.
+//   ABORTED           PEER_LOST: a member died or gave up; the detail's
+//   `missing`
+//                     and the message name it, when it is known.
+//   DEADLINE_EXCEEDED MEMBERS_MISSING: a member did not call in time; the
+//                     detail's `missing` names who was not heard from.
+//   whatever Abort() was given.
+class Communicator {
+ public:
+  // Peers that use the communicator fail.
+  virtual ~Communicator() = default;
+
+  // Members in group order, and this one's place there.
+  virtual const std::vector<int64_t>& ranks() const = 0;
+  virtual int position() const = 0;
+  int size() const { return static_cast<int>(ranks().size()); }
+
+  // Every member gets the inputs of all, in group order.
+  // REQUIRES: output.size() == size() * input.size(), sizes equal everywhere.
+  virtual absl::Status AllGather(absl::Span<const char> input,
+                                 absl::Span<char> output) = 0;
+
+  // The same with a size for each: byte_counts[i] bytes come from position i.
+  // REQUIRES: byte_counts equal everywhere; its entry for this member is
+  // input.size(); its sum is output.size().
+  virtual absl::Status AllGatherV(absl::Span<const char> input,
+                                  absl::Span<const int64_t> byte_counts,
+                                  absl::Span<char> output) = 0;
+
+  // Returns when all members have called.
+  virtual absl::Status Barrier() = 0;
+
+  // OK until the communicator has ended, then why: as an operation would fail.
+  virtual absl::Status status() const = 0;
+
+  // Ends what runs and refuses what comes, with `why`. The first call counts.
+  virtual void Abort(const absl::Status& why) = 0;
+};
+
+// Thread-safe. An attempt is used once: what another attempt was given never
+// reaches it.
+class CommunicatorAttempt {
+ public:
+  // Aborts, unless Connect() has succeeded.
+  virtual ~CommunicatorAttempt() = default;
+
+  // What other members need to reach this one, by slot index. Secret.
+  virtual const std::map<int, std::string>& slots() const = 0;
+
+  // Waits until all members have connected. `slots` are those of all members,
+  // by index. Once.
+  //
+  // Errors: as for an operation of a Communicator, and
+  //   INVALID_ARGUMENT INVALID_SLOT: `slots` is not what this backend
+  //   publishes.
+  virtual absl::StatusOr<std::shared_ptr<Communicator>> Connect(
+      const std::vector<std::string>& slots) = 0;
+
+  // Ends Connect(), or the communicator that it has returned, with `why`.
+  virtual void Abort(const absl::Status& why) = 0;
+};
+
+// Thread-safe.
+class CommunicatorFactory {
+ public:
+  virtual ~CommunicatorFactory() = default;
+
+  // "gloo": MemberFacts.comm_backend.
+  virtual std::string backend() const = 0;
+
+  // Errors:
+  //   UNAVAILABLE COMM_BACKEND_FAILED: the backend refused, as the message
+  //   says.
+  virtual absl::StatusOr<std::unique_ptr<CommunicatorAttempt>> Begin(
+      const CliqueAttempt& attempt) = 0;
+};
+
+// The failures above, for implementations and for those who call Abort().
+absl::Status PeerLost(const std::string& clique,
+                      const std::vector<int64_t>& lost_ranks,
+                      const std::string& why);
+absl::Status PeersMissing(const std::string& clique,
+                          const std::vector<int64_t>& missing_ranks,
+                          const std::string& timeout);
+
+}  // namespace shardwright
+
+#endif  // WORKER_COMM_COMMUNICATOR_H_

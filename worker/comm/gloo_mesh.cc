@@ -1,0 +1,90 @@
+#include "worker/comm/gloo_mesh.h"
+
+#include <netinet/in.h>
+
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "gloo/transport/context.h"
+#include "proto/status/error.h"
+
+namespace shardwright {
+
+GlooMesh::GlooMesh(int position, int size,
+                   std::shared_ptr<gloo::transport::Device> device,
+                   absl::Duration connect_timeout)
+    : gloo::Context(position, size) {
+  device_ = std::move(device);
+  transportContext_ = device_->createContext(position, size);
+  // A pair waits five times as long for its connection.
+  transportContext_->setTimeout(
+      absl::ToChronoMilliseconds(connect_timeout / 5));
+  for (int i = 0; i < size; ++i) {
+    if (i != position) transportContext_->createPair(i);
+  }
+}
+
+sockaddr_storage GlooMesh::AddressFor(int i) {
+  return dynamic_cast<const gloo::transport::tcp::Address&>(
+             getPair(i)->address())
+      .getSockaddr();
+}
+
+std::string GlooMesh::Slot() {
+  std::string host, ports;
+  for (int i = 0; i < size; ++i) {
+    in_port_t port = 0;
+    if (i != rank) {
+      const sockaddr_storage address = AddressFor(i);
+      if (address.ss_family == AF_INET) {
+        const auto& v4 = reinterpret_cast<const sockaddr_in&>(address);
+        host = "\4";
+        host.append(reinterpret_cast<const char*>(&v4.sin_addr),
+                    sizeof(v4.sin_addr));
+        port = v4.sin_port;
+      } else {
+        const auto& v6 = reinterpret_cast<const sockaddr_in6&>(address);
+        host = "\6";
+        host.append(reinterpret_cast<const char*>(&v6.sin6_addr),
+                    sizeof(v6.sin6_addr));
+        port = v6.sin6_port;
+      }
+    }
+    ports.append(reinterpret_cast<const char*>(&port), sizeof(port));
+  }
+  return host + ports;
+}
+
+absl::StatusOr<gloo::transport::tcp::Address> DecodeSlot(
+    const std::string& slot, int i, int size) {
+  sockaddr_storage address;
+  std::memset(&address, 0, sizeof(address));
+  const bool is_v4 = !slot.empty() && slot[0] == '\4';
+  const bool is_v6 = !slot.empty() && slot[0] == '\6';
+  const size_t address_bytes = is_v4 ? sizeof(in_addr) : sizeof(in6_addr);
+  const size_t ports_at = 1 + address_bytes;
+  if ((!is_v4 && !is_v6) ||
+      slot.size() != ports_at + size * sizeof(in_port_t)) {
+    return Error(
+        absl::StatusCode::kInvalidArgument, "INVALID_SLOT",
+        absl::StrCat("a slot of ", slot.size(),
+                     " bytes is not the address of a member of ", size));
+  }
+  const char* ip = slot.data() + 1;
+  const char* port = slot.data() + ports_at + i * sizeof(in_port_t);
+  if (is_v4) {
+    auto& v4 = reinterpret_cast<sockaddr_in&>(address);
+    v4.sin_family = AF_INET;
+    std::memcpy(&v4.sin_addr, ip, address_bytes);
+    std::memcpy(&v4.sin_port, port, sizeof(v4.sin_port));
+  } else {
+    auto& v6 = reinterpret_cast<sockaddr_in6&>(address);
+    v6.sin6_family = AF_INET6;
+    std::memcpy(&v6.sin6_addr, ip, address_bytes);
+    std::memcpy(&v6.sin6_port, port, sizeof(v6.sin6_port));
+  }
+  return gloo::transport::tcp::Address(address);
+}
+
+}  // namespace shardwright

@@ -1,0 +1,215 @@
+#include "worker/comm/loopback_communicator.h"
+
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/status/error.h"
+#include "proto/status/status_macros.h"
+
+namespace shardwright {
+namespace {
+
+using Inputs = std::vector<std::string>;
+
+// What the members of one attempt share. Thread-safe.
+class Clique {
+ public:
+  explicit Clique(const CliqueAttempt& attempt)
+      : name_(attempt.clique),
+        ranks_(attempt.ranks),
+        inputs_(attempt.ranks.size()),
+        arrived_(attempt.ranks.size(), false) {}
+
+  const std::vector<int64_t>& ranks() const { return ranks_; }
+
+  // Returns the inputs of all, when all have come.
+  absl::StatusOr<std::shared_ptr<const Inputs>> Exchange(
+      int position, std::string input, absl::Duration timeout) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    RETURN_IF_ERROR(end_);
+    inputs_[position] = std::move(input);
+    arrived_[position] = true;
+    const int64_t round = round_;
+    if (Silent().empty()) {
+      result_ = std::make_shared<const Inputs>(std::move(inputs_));
+      inputs_.assign(ranks_.size(), "");
+      arrived_.assign(ranks_.size(), false);
+      ++round_;
+      changed_.notify_all();
+      return result_;
+    }
+    changed_.wait_for(lock, absl::ToChronoNanoseconds(timeout),
+                      [&] { return round_ != round || !end_.ok(); });
+    if (round_ != round) return result_;
+    EndLocked(PeersMissing(name_, Silent(), absl::FormatDuration(timeout)));
+    return end_;
+  }
+
+  void End(const absl::Status& why) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    EndLocked(why);
+  }
+
+  absl::Status end() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return end_;
+  }
+
+  void EndAsLost(int position) {
+    End(PeerLost(name_, {ranks_[position]}, "it gave up"));
+  }
+
+ private:
+  void EndLocked(const absl::Status& why) {
+    if (end_.ok()) end_ = why;
+    changed_.notify_all();
+  }
+
+  std::vector<int64_t> Silent() const {
+    std::vector<int64_t> silent;
+    for (size_t i = 0; i < ranks_.size(); ++i) {
+      if (!arrived_[i]) silent.push_back(ranks_[i]);
+    }
+    return silent;
+  }
+
+  const std::string name_;
+  const std::vector<int64_t> ranks_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  Inputs inputs_;  // All that follow: guarded by mutex_.
+  std::vector<bool> arrived_;
+  std::shared_ptr<const Inputs> result_;  // Of the round before.
+  int64_t round_ = 0;
+  absl::Status end_;
+};
+
+class LoopbackCommunicator : public Communicator {
+ public:
+  LoopbackCommunicator(std::shared_ptr<Clique> clique, int position,
+                       absl::Duration timeout)
+      : clique_(std::move(clique)), position_(position), timeout_(timeout) {}
+
+  ~LoopbackCommunicator() override { clique_->EndAsLost(position_); }
+
+  const std::vector<int64_t>& ranks() const override {
+    return clique_->ranks();
+  }
+  int position() const override { return position_; }
+
+  absl::Status AllGather(absl::Span<const char> input,
+                         absl::Span<char> output) override {
+    return AllGatherV(input, std::vector<int64_t>(size(), input.size()),
+                      output);
+  }
+
+  absl::Status AllGatherV(absl::Span<const char> input,
+                          absl::Span<const int64_t> byte_counts,
+                          absl::Span<char> output) override {
+    const std::lock_guard<std::mutex> lock(operation_mutex_);
+    absl::StatusOr<std::shared_ptr<const Inputs>> inputs = clique_->Exchange(
+        position_, std::string(input.begin(), input.end()), timeout_);
+    RETURN_IF_ERROR(OwnEnd());
+    RETURN_IF_ERROR(inputs.status());
+    char* to = output.data();
+    for (int i = 0; i < size(); ++i) {
+      if (byte_counts[i] == 0) continue;
+      std::memcpy(to, (**inputs)[i].data(), byte_counts[i]);
+      to += byte_counts[i];
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Barrier() override { return AllGather({}, {}); }
+
+  absl::Status status() const override {
+    RETURN_IF_ERROR(OwnEnd());
+    return clique_->end();
+  }
+
+  void Abort(const absl::Status& why) override {
+    {
+      const std::lock_guard<std::mutex> lock(end_mutex_);
+      if (own_end_.ok()) own_end_ = why;
+    }
+    clique_->EndAsLost(position_);
+  }
+
+ private:
+  absl::Status OwnEnd() const {
+    const std::lock_guard<std::mutex> lock(end_mutex_);
+    return own_end_;
+  }
+
+  const std::shared_ptr<Clique> clique_;
+  const int position_;
+  const absl::Duration timeout_;
+
+  std::mutex operation_mutex_;
+  mutable std::mutex end_mutex_;
+  absl::Status own_end_;  // Guarded by end_mutex_. What Abort() was given.
+};
+
+}  // namespace
+
+struct LoopbackFactory::Hub {
+  std::mutex mutex;
+  std::map<uint64_t, std::weak_ptr<Clique>> cliques;  // By identity.
+};
+
+namespace {
+
+class LoopbackAttempt : public CommunicatorAttempt {
+ public:
+  LoopbackAttempt(const CliqueAttempt& attempt, std::shared_ptr<Clique> clique,
+                  absl::Duration timeout)
+      : communicator_(std::make_shared<LoopbackCommunicator>(
+            std::move(clique), attempt.position, timeout)) {
+    for (int index : attempt.slot_indexes) {
+      slots_[index] = absl::StrCat("loopback ", index);
+    }
+  }
+
+  const std::map<int, std::string>& slots() const override { return slots_; }
+
+  absl::StatusOr<std::shared_ptr<Communicator>> Connect(
+      const std::vector<std::string>& slots) override {
+    for (size_t i = 0; i < slots.size(); ++i) {
+      if (slots[i] == absl::StrCat("loopback ", i)) continue;
+      return Error(absl::StatusCode::kInvalidArgument, "INVALID_SLOT",
+                   absl::StrCat("slot ", i, " is not of this backend"));
+    }
+    RETURN_IF_ERROR(communicator_->Barrier());
+    return communicator_;
+  }
+
+  void Abort(const absl::Status& why) override { communicator_->Abort(why); }
+
+ private:
+  const std::shared_ptr<Communicator> communicator_;
+  std::map<int, std::string> slots_;
+};
+
+}  // namespace
+
+LoopbackFactory::LoopbackFactory(absl::Duration timeout)
+    : timeout_(timeout), hub_(std::make_shared<Hub>()) {}
+
+absl::StatusOr<std::unique_ptr<CommunicatorAttempt>> LoopbackFactory::Begin(
+    const CliqueAttempt& attempt) {
+  const std::lock_guard<std::mutex> lock(hub_->mutex);
+  std::weak_ptr<Clique>& known = hub_->cliques[attempt.identity];
+  std::shared_ptr<Clique> clique = known.lock();
+  if (clique == nullptr) {
+    clique = std::make_shared<Clique>(attempt);
+    known = clique;
+  }
+  return std::make_unique<LoopbackAttempt>(attempt, std::move(clique),
+                                           timeout_);
+}
+
+}  // namespace shardwright

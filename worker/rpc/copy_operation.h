@@ -1,0 +1,79 @@
+// A copy operation as it came over the wire, checked and with its tensors
+// found: ready to be carried out.
+
+#ifndef WORKER_RPC_COPY_OPERATION_H_
+#define WORKER_RPC_COPY_OPERATION_H_
+
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "proto/plan/copy_table.h"
+#include "shardwright/v1/worker.pb.h"
+#include "worker/exec/executor.h"
+#include "worker/rpc/session_table.h"
+
+namespace shardwright {
+
+// Most bytes of a tensor that travels inside a message.
+inline constexpr int64_t kInlineBytesMax = 1 << 20;
+
+// Which tensors are written; the others are only read.
+enum class CopyOutputs { kDestination, kSources };
+
+// Refers to the message that it was made from, which must outlive it, and holds
+// the session's memory. Thread-compatible.
+class CopyOperation {
+ public:
+  // `memory` may be null if all tensors are inline.
+  //
+  // Errors:
+  //   INVALID_ARGUMENT INVALID_TABLE:  `message.table` is not a copy table.
+  //   INVALID_ARGUMENT INVALID_TENSOR: a tensor is missing, outside its
+  //   segment,
+  //                    inline above kInlineBytesMax, or not of the table's
+  //                    size; the message names which.
+  static absl::StatusOr<CopyOperation> Create(const v1::CopyOperation& message,
+                                              SessionMemory memory,
+                                              CopyOutputs outputs);
+
+  CopyOperation(CopyOperation&&) = default;
+  CopyOperation& operator=(CopyOperation&&) = default;
+
+  const CopyTable& table() const { return table_; }
+  int64_t row_bytes() const { return message_->row_bytes(); }
+  ConstBytes fill_value() const { return message_->fill_value(); }
+
+  // Writable only as CopyOutputs says.
+  const std::vector<Bytes>& sources() const { return sources_; }
+  Bytes destination() const { return destination_; }
+
+  // Bytes of the rows that entries bring from sources: what the table moves.
+  int64_t copied_bytes() const;
+
+  // The outputs, in order: inline ones with their bytes, which this gives away;
+  // segments as empty strings.
+  std::vector<std::string> TakeInlineOutputs();
+
+ private:
+  CopyOperation(const v1::CopyOperation& message, SessionMemory memory,
+                CopyOutputs outputs)
+      : message_(&message), memory_(std::move(memory)), outputs_(outputs) {}
+
+  absl::StatusOr<Bytes> Find(const std::string& name, const v1::Tensor& tensor,
+                             bool is_output);
+
+  const v1::CopyOperation* message_;
+  SessionMemory memory_;
+  CopyOutputs outputs_;
+  CopyTable table_;
+  std::vector<Bytes> sources_;
+  Bytes destination_;
+  std::deque<std::string> outputs_bytes_;  // Of each output: inline or empty.
+};
+
+}  // namespace shardwright
+
+#endif  // WORKER_RPC_COPY_OPERATION_H_

@@ -1,0 +1,39 @@
+// A few threads that do what gRPC's own threads must not wait for.
+
+#ifndef WORKER_RPC_WORK_QUEUE_H_
+#define WORKER_RPC_WORK_QUEUE_H_
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace shardwright {
+
+// Thread-safe. Work begins in the order in which it was added.
+class WorkQueue {
+ public:
+  explicit WorkQueue(int thread_count);
+
+  // Does what has been added, then ends.
+  ~WorkQueue();
+
+  // False: kCapacity pieces wait already, and this one was not taken.
+  static constexpr size_t kCapacity = 256;
+  bool Add(std::function<void()> work);
+
+ private:
+  void Run();
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> work_;  // Guarded by mutex_.
+  bool stopping_ = false;                   // Guarded by mutex_.
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace shardwright
+
+#endif  // WORKER_RPC_WORK_QUEUE_H_

@@ -1,0 +1,74 @@
+// WorkerService (worker.proto) over gRPC's callback API. Decodes, checks and
+// answers; the device and worker/exec do the work, in threads of its own.
+
+#ifndef WORKER_RPC_WORKER_SERVICE_H_
+#define WORKER_RPC_WORKER_SERVICE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "grpcpp/server_context.h"
+#include "shardwright/v1/worker.grpc.pb.h"
+#include "worker/agent/clique_table.h"
+#include "worker/device/device.h"
+#include "worker/rpc/copy_operation.h"
+#include "worker/rpc/session_table.h"
+#include "worker/rpc/work_queue.h"
+
+namespace shardwright {
+
+class WorkerService final : public v1::WorkerService::CallbackService {
+ public:
+  // Copies keep this many threads busy at most; gatherings, which wait for
+  // other workers, have their own.
+  static constexpr int kCopyThreads = 2;
+  static constexpr int kGatherThreads = 8;
+
+  // How long a gathering waits for its clique to be formed.
+  static constexpr absl::Duration kCliqueWait = absl::Seconds(10);
+
+  // Both must outlive the service. `describe` gives all of a description but
+  // what the service adds: sessions and bytes.
+  WorkerService(Device& device, const CliqueTable& cliques,
+                std::function<v1::WorkerDescription()> describe);
+
+  grpc::ServerUnaryReactor* DescribeWorker(
+      grpc::CallbackServerContext* context,
+      const v1::DescribeWorkerRequest* request,
+      v1::WorkerDescription* response) override;
+  grpc::ServerWriteReactor<v1::OpenSessionResponse>* OpenSession(
+      grpc::CallbackServerContext* context,
+      const v1::OpenSessionRequest* request) override;
+  grpc::ServerUnaryReactor* RunCopies(grpc::CallbackServerContext* context,
+                                      const v1::RunCopiesRequest* request,
+                                      v1::RunCopiesResponse* response) override;
+  grpc::ServerUnaryReactor* GatherShards(
+      grpc::CallbackServerContext* context,
+      const v1::GatherShardsRequest* request,
+      v1::GatherShardsResponse* response) override;
+
+ private:
+  absl::Status Run(const v1::RunCopiesRequest& request,
+                   v1::RunCopiesResponse& response);
+  absl::Status Gather(const v1::GatherShardsRequest& request,
+                      absl::Time deadline, v1::GatherShardsResponse& response);
+  absl::StatusOr<SessionMemory> MemoryOf(const std::string& session_id) const;
+  absl::StatusOr<CopyOperation> OperationOf(
+      const v1::GatherShardsRequest& request) const;
+
+  Device& device_;
+  const CliqueTable& cliques_;
+  const std::function<v1::WorkerDescription()> describe_;
+  SessionTable sessions_;
+  std::atomic<int64_t> copied_bytes_{0};
+  WorkQueue copies_;
+  WorkQueue gathers_;
+};
+
+}  // namespace shardwright
+
+#endif  // WORKER_RPC_WORKER_SERVICE_H_
