@@ -156,7 +156,7 @@ absl::StatusOr<const sw_plan::Table*> sw_plan::Find(sw_table_id id) const {
   if (id != SW_EMBEDDINGS && id != SW_LABELS) {
     return shardwright::Error(
         absl::StatusCode::kInvalidArgument, "INVALID_TABLE_ID",
-        absl::StrCat("table id ", static_cast<int>(id),
+        absl::StrCat("table id ", id,
                      " is neither SW_EMBEDDINGS nor SW_LABELS"));
   }
   const Table& table = id == SW_LABELS ? labels : embeddings;

@@ -9,8 +9,8 @@
  * number of threads may use one handle. No function calls back.
  *
  * Errors: functions that can fail return SW_OK or the code of the failure, and
- * leave their outputs untouched. Message and reason of the calling thread's last
- * failure are then at sw_last_error() and sw_last_error_reason(); programs
+ * leave their outputs untouched. Message and reason of the calling thread's
+ * last failure are then at sw_last_error() and sw_last_error_reason(); programs
  * branch on reasons, never on messages. Every pointer is checked for NULL
  * (NULL_ARGUMENT), every size and index before memory is touched.
  *
@@ -52,7 +52,8 @@ typedef enum {
   SW_UNIMPLEMENTED = 12,
   SW_INTERNAL = 13,
   SW_UNAVAILABLE = 14,
-  SW_DATA_LOSS = 15
+  SW_DATA_LOSS = 15,
+  SW_UNAUTHENTICATED = 16
 } sw_code;
 
 /* Of the calling thread's last failure, until its next one. Never NULL. The
@@ -71,7 +72,8 @@ SW_EXPORT void sw_free(char* text);
 typedef struct sw_job sw_job;
 
 /* A job of a coordinator at host:port. Connects when first used; calls that
- * find it unreachable are repeated for up to `retry_timeout_ms`, 0 for never. */
+ * find it unreachable are repeated for up to `retry_timeout_ms`, 0 for never.
+ */
 SW_EXPORT sw_code sw_job_connect(const char* address, const char* job,
                                  int64_t retry_timeout_ms, sw_job** out);
 

@@ -79,12 +79,13 @@ SW_EXPORT sw_code sw_plan_get_info(const sw_plan* plan, sw_plan_info* out);
 SW_EXPORT sw_code sw_plan_json(const sw_plan* plan, int32_t with_positions,
                                char** json);
 
-/* The two tables of a plan. */
-typedef enum {
+/* The two tables of a plan; others are refused (INVALID_TABLE_ID). */
+typedef int32_t sw_table_id;
+enum {
   SW_EMBEDDINGS = 0, /* [S, B, H] or the sources' rows -> [S/(cp*tp), B, H].
                         Absent (NO_EMBEDDINGS) on later pipeline stages. */
   SW_LABELS = 1      /* [B, S] -> [B, S/cp], a row is one element. */
-} sw_table_id;
+};
 
 /* Rows [source_row, +row_count) of a source, -1 for the fill value; row i goes
  * to destination_row + i * destination_stride. */
@@ -110,7 +111,7 @@ typedef struct {
   const char* const* source_names;
   int64_t source_count;
   int64_t destination_rows;
-  int32_t is_view; /* One run of one source: entry 0 says where. */
+  int32_t is_view;             /* One run of one source: entry 0 says where. */
   const sw_position_run* runs; /* Owned positions, in local order. */
   int64_t run_count;
 } sw_table;

@@ -1,5 +1,5 @@
-/* Members, barriers and workers: the part of libshardwright that speaks to other
- * processes. shardwright.h says what holds for all functions. */
+/* Members, barriers and workers: the part of libshardwright that speaks to
+ * other processes. shardwright.h says what holds for all functions. */
 
 #ifndef CLIENT_NATIVE_SHARDWRIGHT_SERVICE_H_
 #define CLIENT_NATIVE_SHARDWRIGHT_SERVICE_H_
@@ -111,8 +111,7 @@ SW_EXPORT sw_code sw_session_run(const sw_session* session,
  * `kind` ("tp_cp") together, and writes every row back into the operation's
  * sources. All members call with the same plan digest. `restored_rows`, one a
  * source, may be NULL. */
-SW_EXPORT sw_code sw_session_gather(const sw_session* session,
-                                    const char* kind,
+SW_EXPORT sw_code sw_session_gather(const sw_session* session, const char* kind,
                                     const sw_operation* operation,
                                     int64_t* restored_rows);
 

@@ -278,7 +278,7 @@ TEST_F(NativeTest, BuffersThatDoNotFitAreRefusedUntouched) {
 
 TEST_F(NativeTest, UnknownTableIsRefused) {
   sw_table table;
-  EXPECT_EQ(sw_plan_get_table(plan_.get(), static_cast<sw_table_id>(2), &table),
+  EXPECT_EQ(sw_plan_get_table(plan_.get(), /*id=*/2, &table),
             SW_INVALID_ARGUMENT);
   EXPECT_STREQ(sw_last_error_reason(), "INVALID_TABLE_ID");
 }

@@ -150,9 +150,10 @@ void CliqueTable::Abort(Clique& clique, absl::string_view reason,
     effects.Send(seat.stream, message);
     if (was_active) --calls_.at(seat.stream).active_count;
   }
-  effects.log.push_back(absl::StrCat(
-      "attempt_aborted clique=", clique.name, " attempt=", clique.attempt,
-      " reason=", reason, " why=\"", absl::CEscape(what), "\""));
+  effects.log.push_back(
+      absl::StrCat("attempt_aborted job=", clique.job, " clique=", clique.name,
+                   " attempt=", clique.attempt, " reason=", reason, " why=\"",
+                   absl::CEscape(what), "\""));
   clique.phase = Phase::kGathering;
   ++clique.attempt;
   ++clique.version;

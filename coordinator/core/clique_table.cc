@@ -69,6 +69,7 @@ CliqueTable::Clique& CliqueTable::Find(const JobLayout& job,
       FormatCliqueName({module.name(), std::string(group_kind.name), group});
   Clique& clique = cliques_[{job.layout->name(), kind, name}];
   if (!clique.ranks.empty()) return clique;
+  clique.job = job.layout->name();
   clique.name = name;
   clique.ranks = module.Group(group_kind, group);
   clique.positions.reserve(clique.ranks.size());
@@ -353,6 +354,7 @@ void CliqueTable::LayoutChanged(const std::string& job, const absl::Status& end,
   for (auto it = cliques_.lower_bound({job, {}, ""});
        it != cliques_.end() && std::get<0>(it->first) == job; ++it) {
     Clique fresh;
+    fresh.job = it->second.job;
     fresh.name = it->second.name;
     // A number is never used again: a slot of the old layout must not fit.
     fresh.attempt =

@@ -92,6 +92,7 @@ class CliqueTable {
   };
 
   struct Clique {
+    std::string job;
     std::string name;
     std::vector<Rank> ranks;  // In group order. Empty: not of this layout.
     std::vector<std::pair<Rank, int>> positions;  // By rank.

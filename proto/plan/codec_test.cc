@@ -104,7 +104,7 @@ TEST(CodecTest, UnknownFieldsAreProblemsBesideTheOthers) {
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("modules[0]: field number 99 is unknown")));
   EXPECT_THAT(layout, StatusIs(absl::StatusCode::kInvalidArgument,
-                               HasSubstr("rank 2 of [0, 3)")));
+                               HasSubstr("rank 2 belongs to no module")));
 }
 
 TEST(CodecTest, ExplainsARankWithAllItsGroups) {

@@ -40,9 +40,11 @@ bool IsValidName(absl::string_view name) {
          std::all_of(name.begin(), name.end(), allowed);
 }
 
-std::string FormatRanks(Rank first, Rank last) {
-  return first == last ? absl::StrCat("rank ", first)
-                       : absl::StrCat("ranks ", first, "-", last);
+// "rank 3 <singular>" or "ranks 3-5 <plural>".
+std::string RanksThat(Rank first, Rank last, absl::string_view singular,
+                      absl::string_view plural) {
+  return first == last ? absl::StrCat("rank ", first, " ", singular)
+                       : absl::StrCat("ranks ", first, "-", last, " ", plural);
 }
 
 // The sizes are at most kWorldSizeMax, so that two of them cannot overflow; a
@@ -325,10 +327,10 @@ class LayoutChecker {
       }
       if (span.last >= spec_.world_size) {
         Add(Path(span.module, RankField(span.module)),
-            absl::StrCat(
-                FormatRanks(std::max(span.first, spec_.world_size), span.last),
-                " of '", spec_.modules[span.module].name,
-                "' are outside [0, world_size=", spec_.world_size, ")"));
+            absl::StrCat("'", spec_.modules[span.module].name, "' has ",
+                         RanksThat(std::max(span.first, spec_.world_size),
+                                   span.last, "which is", "which are"),
+                         " outside [0, world_size=", spec_.world_size, ")"));
       }
       if (span.last >= next) {
         next = span.last + 1;
@@ -345,13 +347,15 @@ class LayoutChecker {
   void AddGap(Rank first, Rank last) {
     const Rank inside = std::min(last, spec_.world_size - 1);
     if (first > inside) return;
-    Add("world_size", absl::StrCat(FormatRanks(first, inside), " of [0, ",
-                                   spec_.world_size, ") belong to no module"));
+    Add("world_size",
+        absl::StrCat(RanksThat(first, inside, "belongs", "belong"),
+                     " to no module; the modules must cover [0, ",
+                     spec_.world_size, ")"));
   }
 
   void AddOverlap(size_t a, size_t b, Rank first, Rank last) {
     Add(Path(b, RankField(b)),
-        absl::StrCat(FormatRanks(first, last), " belong to both '",
+        absl::StrCat(RanksThat(first, last, "belongs", "belong"), " to both '",
                      spec_.modules[a].name, "' and '", spec_.modules[b].name,
                      "'"),
         "modules on the same ranks (colocated) are not supported");

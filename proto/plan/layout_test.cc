@@ -202,9 +202,10 @@ INSTANTIATE_TEST_SUITE_P(
         {"DuplicateName", [](LayoutSpec& s) { s.modules[1].name = "images"; },
          "modules[1].name", "'images' is the name of modules[0] already"},
         {"Gap", [](LayoutSpec& s) { s.modules[0].rank_count = 2; },
-         "world_size", "ranks 2-3 of [0, 8) belong to no module"},
+         "world_size",
+         "ranks 2-3 belong to no module; the modules must cover [0, 8)"},
         {"GapAtTheEnd", [](LayoutSpec& s) { s.world_size = 9; }, "world_size",
-         "rank 8 of [0, 9) belong to no module"},
+         "rank 8 belongs to no module; the modules must cover [0, 9)"},
         {"Overlap", [](LayoutSpec& s) { s.modules[0].rank_count = 6; },
          "modules[1].first_rank",
          "ranks 4-5 belong to both 'images' and 'language'"},
@@ -216,7 +217,7 @@ INSTANTIATE_TEST_SUITE_P(
          "modules[1].first_rank", "(colocated)"},
         {"OutsideTheWorld", [](LayoutSpec& s) { s.world_size = 6; },
          "modules[1].first_rank",
-         "ranks 6-7 of 'language' are outside [0, world_size=6)"},
+         "'language' has ranks 6-7 which are outside [0, world_size=6)"},
         {"NoRanks",
          [](LayoutSpec& s) {
            s.modules[0].first_rank.reset();

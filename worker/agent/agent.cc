@@ -234,8 +234,7 @@ absl::Status Agent::LearnIdentity() {
          group.kind(),
          {group.ranks().begin(), group.ranks().end()}});
   }
-  cliques_.Reset(cliques, Ended("STALE_GENERATION", "the layout has changed"),
-                 own_factory_);
+  cliques_.Reset(cliques, Ended("STALE_GENERATION", "the layout has changed"));
   const v1::Coordinates& at = rank.coordinates();
   spdlog::info(
       "event=identity generation={} module={} role={} tp={} cp={} "

@@ -27,7 +27,6 @@
 #include "worker/agent/clique_table.h"
 #include "worker/agent/coordinator_session.h"
 #include "worker/comm/communicator.h"
-#include "worker/comm/loopback_communicator.h"
 
 namespace shardwright {
 
@@ -93,8 +92,7 @@ class Agent : private SessionListener {
 
   const CoordinatorClient client_;
   CommunicatorFactory& factory_;
-  AgentOptions options_;         // Constant after Start().
-  LoopbackFactory own_factory_;  // For cliques of this rank alone.
+  AgentOptions options_;  // Constant after Start().
   CliqueTable cliques_;
 
   mutable std::mutex mutex_;

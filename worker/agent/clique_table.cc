@@ -6,24 +6,19 @@
 #include "absl/strings/str_cat.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
+#include "worker/comm/loopback_communicator.h"
 
 namespace shardwright {
 namespace {
 
-CliqueTable::Clique CliqueOfOne(const CliqueSpec& spec,
-                                CommunicatorFactory& own) {
+CliqueTable::Clique CliqueOfOne(const CliqueSpec& spec) {
   CliqueTable::Clique clique;
   clique.spec = spec;
   CliqueAttempt attempt;
   attempt.clique = spec.name;
   attempt.ranks = spec.ranks;
-  absl::StatusOr<std::unique_ptr<CommunicatorAttempt>> begun =
-      own.Begin(attempt);
-  if (!begun.ok()) return clique;
-  absl::StatusOr<std::shared_ptr<Communicator>> connected =
-      (*begun)->Connect({});
-  if (!connected.ok()) return clique;
-  clique.communicator = *std::move(connected);
+  // A factory of its own: nobody else shall meet it there.
+  clique.communicator = *(*LoopbackFactory().Begin(attempt))->Connect({});
   clique.state = CliqueTable::State::kActive;
   return clique;
 }
@@ -48,12 +43,12 @@ bool SameAttempt(const v1::Attempt& a, const v1::Attempt& b) {
 }
 
 void CliqueTable::Reset(const std::vector<CliqueSpec>& cliques,
-                        const absl::Status& why, CommunicatorFactory& own) {
+                        const absl::Status& why) {
   AbortAll(why);
   std::vector<Clique> fresh;
   for (const CliqueSpec& spec : cliques) {
     if (spec.ranks.size() == 1) {
-      fresh.push_back(CliqueOfOne(spec, own));
+      fresh.push_back(CliqueOfOne(spec));
     } else {
       fresh.emplace_back().spec = spec;
     }

@@ -41,10 +41,8 @@ class CliqueTable {
   };
 
   // Begins anew: aborts what there is with `why`, and takes the cliques of a
-  // layout. Those of one member are active at once, with `own` (which needs no
-  // network) as their backend.
-  void Reset(const std::vector<CliqueSpec>& cliques, const absl::Status& why,
-             CommunicatorFactory& own);
+  // layout. Those of one member need nobody, and are active at once.
+  void Reset(const std::vector<CliqueSpec>& cliques, const absl::Status& why);
 
   // Aborts all with `why`, for good: nothing becomes active any more, and
   // nobody waits for it.

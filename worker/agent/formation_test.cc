@@ -53,7 +53,7 @@ class Member {
       changed_.notify_all();
       return v1::ReportCommunicatorsResponse();
     };
-    cliques_.Reset({{kClique, "tp", {10, 11}}}, absl::OkStatus(), factory);
+    cliques_.Reset({{kClique, "tp", {10, 11}}}, absl::OkStatus());
     v1::Caller caller;
     caller.mutable_member()->set_rank(10 + position);
     formation_ = std::make_unique<Formation>(CoordinatorClient(connection_),

@@ -2,7 +2,7 @@
 // together. It comes out of a CommunicatorAttempt, one try at connecting them.
 //
 // Two implementations: Gloo over TCP (gloo_communicator.h), and members of one
-// process (loopback_communicator.h), for tests of what stands on top.
+// process (loopback_communicator.h).
 //
 // Implementers must not call back into their user, and must not throw. They
 // must notice a peer that goes away even when nothing runs: status().

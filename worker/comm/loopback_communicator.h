@@ -1,6 +1,6 @@
-// Communicators between threads of one process, without a network: what stands
-// on top of Communicator is tested with them. They behave as the real ones do,
-// failures included.
+// Communicators between threads of one process, without a network: for cliques
+// of one member, and for tests of what stands on top of Communicator. They
+// behave as the real ones do, failures included.
 
 #ifndef WORKER_COMM_LOOPBACK_COMMUNICATOR_H_
 #define WORKER_COMM_LOOPBACK_COMMUNICATOR_H_

@@ -366,7 +366,7 @@ class GatherServiceTest : public ::testing::Test {
 
   void Form(int position) {
     const CliqueSpec spec{"language/tp_cp/0", "tp_cp", {4, 5}};
-    workers_[position].cliques.Reset({spec}, absl::OkStatus(), factory_);
+    workers_[position].cliques.Reset({spec}, absl::OkStatus());
     CliqueAttempt attempt;
     attempt.clique = spec.name;
     attempt.ranks = spec.ranks;

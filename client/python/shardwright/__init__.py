@@ -13,6 +13,7 @@ Needs NumPy and libshardwright.so, and nothing else.
 from shardwright.errors import Code, ShardwrightError
 from shardwright.layout import Group, Job, Layout, Rank, connect
 from shardwright.member import Member
+from shardwright.packing import Packed, pad_documents
 from shardwright.plan import Coordinates, Load, Plan, RowCopy, Run, Table
 from shardwright.worker import Gathered, Session, Worker, worker
 
@@ -25,6 +26,7 @@ __all__ = [
     "Layout",
     "Load",
     "Member",
+    "Packed",
     "Plan",
     "Rank",
     "RowCopy",
@@ -34,5 +36,6 @@ __all__ = [
     "Table",
     "Worker",
     "connect",
+    "pad_documents",
     "worker",
 ]

@@ -132,7 +132,7 @@ class Tensor(Structure):
 class Operation(Structure):
     _fields_ = [
         ("plan", c_void_p),
-        ("table", c_int),
+        ("table", c_int32),
         ("row_bytes", c_int64),
         ("sources", POINTER(Tensor)),
         ("source_count", c_int64),
@@ -156,10 +156,10 @@ _FALLIBLE = {
     "sw_plan_compose": [_HANDLE, c_int64, POINTER(Batch), _OUT],
     "sw_plan_get_info": [_HANDLE, POINTER(PlanInfo)],
     "sw_plan_json": [_HANDLE, c_int32, _OUT],
-    "sw_plan_get_table": [_HANDLE, c_int, POINTER(Table)],
+    "sw_plan_get_table": [_HANDLE, c_int32, POINTER(Table)],
     "sw_plan_run": [
         _HANDLE,
-        c_int,
+        c_int32,
         c_int64,
         POINTER(Buffer),
         c_int64,
@@ -169,7 +169,7 @@ _FALLIBLE = {
     ],
     "sw_plan_run_adjoint": [
         _HANDLE,
-        c_int,
+        c_int32,
         c_int64,
         Buffer,
         POINTER(Buffer),
