@@ -60,11 +60,7 @@ absl::Status ApplyLayoutFile(const std::string& path, CoordinatorCore& core,
   }
   v1::ApplyLayoutRequest request;
   const Document document = ReadDocument(text.str(), *request.mutable_layout());
-  Problems problems = document.problems;
-  for (Problem& problem :
-       Layout::Check(LayoutSpecFromProto(request.layout()))) {
-    problems.push_back(std::move(problem));
-  }
+  const Problems problems = CheckLayoutDocument(document, request.layout());
   if (!problems.empty()) {
     return Error(absl::StatusCode::kInvalidArgument, "INVALID_LAYOUT",
                  FormatProblems(path, document, problems));

@@ -108,6 +108,8 @@ absl::Status WaitForEnd(Agent& agent, const sigset_t& stop) {
 }
 
 absl::Status Serve(const WorkerOptions& options, const sigset_t& stop) {
+  // Whoever waits for the file must not find that of an earlier run.
+  if (!options.port_file.empty()) std::remove(options.port_file.c_str());
   ASSIGN_OR_RETURN(const std::unique_ptr<Device> device,
                    OpenDevice(options.device));
   const std::string host =

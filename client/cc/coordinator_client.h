@@ -91,6 +91,8 @@ class CoordinatorClient {
 
   absl::StatusOr<v1::RegisterResponse> Register(
       const v1::RegisterRequest& request) const;
+  // Takes two seconds at most, whatever Options say: who leaves is about to
+  // end, and a lease that was not given up runs out.
   absl::StatusOr<v1::LeaveResponse> Leave(
       const v1::LeaveRequest& request) const;
   absl::StatusOr<v1::ListMembersResponse> ListMembers(

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "grpcpp/ext/health_check_service_server_builder_option.h"
 #include "grpcpp/health_check_service_interface.h"
@@ -150,6 +151,14 @@ TEST_F(CoordinatorClientTest, NamesTheServerThatCannotBeReached) {
   EXPECT_THAT(layout,
               StatusIs(absl::StatusCode::kUnavailable, HasSubstr(target_)));
   EXPECT_THAT(layout, HasReason("UNREACHABLE"));
+}
+
+TEST_F(CoordinatorClientTest, LeavingWaitsForNoServerThatIsGone) {
+  const CoordinatorClient client = Client(absl::Seconds(30));
+  server_->Shutdown();
+  const absl::Time begin = absl::Now();
+  EXPECT_THAT(client.Leave({}), HasReason("UNREACHABLE"));
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(10));
 }
 
 TEST_F(CoordinatorClientTest, ReturningFalseEndsAParkedStream) {

@@ -1,5 +1,6 @@
 #include "client/cc/grpc_connection.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +20,11 @@ namespace {
 
 // How much longer a waiting call may take than the wait that it asks for.
 constexpr absl::Duration kStreamSlack = absl::Seconds(5);
+
+// Of a process that ends, and shall not be kept from it; together they are the
+// most that leaving takes.
+constexpr absl::Duration kLeaveCallTimeout = absl::Seconds(1);
+constexpr absl::Duration kLeaveRetryTimeout = absl::Seconds(1);
 
 class GrpcSessionStream : public SessionStream {
  public:
@@ -86,7 +92,10 @@ class GrpcConnection : public Connection {
   }
   absl::StatusOr<v1::LeaveResponse> Leave(
       const v1::LeaveRequest& request) override {
-    return Call(membership_, &v1::MembershipService::Stub::Leave, request);
+    return channel_.Call(membership_, &v1::MembershipService::Stub::Leave,
+                         request,
+                         std::min(options_.call_timeout, kLeaveCallTimeout),
+                         std::min(options_.retry_timeout, kLeaveRetryTimeout));
   }
   absl::StatusOr<v1::ListMembersResponse> ListMembers(
       const v1::ListMembersRequest& request) override {

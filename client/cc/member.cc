@@ -26,15 +26,20 @@ absl::Duration ToDuration(const google::protobuf::Duration& duration) {
 
 bool IsFinal(const absl::Status& status) {
   const std::string reason = ReasonOf(status);
-  return reason == "FENCED" || reason == "MEMBER_ID_IN_USE";
+  return reason == "FENCED" || reason == "MEMBER_ID_IN_USE" ||
+         reason == "RANK_NOT_IN_LAYOUT" || reason == "JOB_NOT_FOUND" ||
+         reason == "INVALID_MEMBER";
 }
 
-// When the lease of the process that `status` names will have run out.
+std::string TextIn(const v1::ErrorDetail& detail, const std::string& name) {
+  const auto it = detail.metadata().find(name);
+  return it == detail.metadata().end() ? "" : it->second;
+}
+
+// When the lease of the process that `detail` names will have run out.
 absl::Duration LeaseRemaining(const v1::ErrorDetail& detail) {
-  const auto it = detail.metadata().find("lease_remaining_ms");
   int64_t remaining_ms = 0;
-  if (it == detail.metadata().end() ||
-      !absl::SimpleAtoi(it->second, &remaining_ms)) {
+  if (!absl::SimpleAtoi(TextIn(detail, "lease_remaining_ms"), &remaining_ms)) {
     return absl::ZeroDuration();
   }
   // A little late rather than a little early: early costs another round.
@@ -45,14 +50,18 @@ absl::StatusOr<v1::RegisterResponse> RegisterWhenFree(
     const CoordinatorClient& client, const v1::RegisterRequest& request,
     absl::Duration timeout) {
   const absl::Time deadline = absl::Now() + timeout;
-  std::string holder;
+  // Incarnation and term. A coordinator that restarts grants a lease to all
+  // members that it remembers, so only within a term is a lease that did not
+  // run out one that was renewed.
+  std::pair<std::string, std::string> holder;
   for (;;) {
     absl::StatusOr<v1::RegisterResponse> grant = client.Register(request);
     const v1::ErrorDetail detail = DetailOf(grant.status());
     if (detail.reason() != "MEMBER_ID_IN_USE") return grant;
-    const auto it = detail.metadata().find("holder_incarnation");
-    if (it == detail.metadata().end() || it->second == holder) return grant;
-    holder = it->second;
+    std::pair<std::string, std::string> current(
+        TextIn(detail, "holder_incarnation"), TextIn(detail, "term"));
+    if (current.first.empty() || current == holder) return grant;
+    holder = std::move(current);
     const absl::Duration remaining = LeaseRemaining(detail);
     if (absl::Now() + remaining > deadline) return grant;
     absl::SleepFor(remaining);
@@ -106,24 +115,18 @@ void Member::SetPhase(std::string phase) {
 }
 
 absl::Status Member::Leave() {
-  bool session_is_up = false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (stopped_) return status_;
     stopped_ = true;
-    session_is_up = session_ == Session::kUp;
     changed_.notify_all();
   }
   thread_.join();
   absl::Status end = status();
-  if (end.ok() && session_is_up) {
+  if (end.ok()) {
     v1::LeaveRequest request;
     *request.mutable_caller() = caller();
     end = client_.Leave(request).status();
-  } else if (end.ok()) {
-    end = Error(absl::StatusCode::kUnavailable, "UNREACHABLE",
-                "left without telling the coordinator, which cannot be "
-                "reached; the lease runs out by itself");
   }
   const std::lock_guard<std::mutex> lock(mutex_);
   status_ = Error(absl::StatusCode::kFailedPrecondition, "NOT_A_MEMBER",
@@ -168,7 +171,7 @@ void Member::KeepLease() {
 absl::Status Member::RunSession() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    session_ = Session::kOpening;
+    session_is_over_ = false;
     phase_is_new_ = true;
   }
   const std::unique_ptr<SessionStream> stream = client_.OpenSession();
@@ -194,13 +197,12 @@ absl::Status Member::Renew(SessionStream& stream) {
     }
     const bool written = stream.Write(request);
     std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait_for(lock, absl::ToChronoNanoseconds(renew_period_),
-                      [this, written] {
-                        return stopped_ || session_ == Session::kOver ||
-                               (written && phase_is_new_);
-                      });
+    changed_.wait_for(
+        lock, absl::ToChronoNanoseconds(renew_period_), [this, written] {
+          return stopped_ || session_is_over_ || (written && phase_is_new_);
+        });
     if (stopped_) return absl::CancelledError("leaving");
-    if (session_ == Session::kOver || !written) return absl::OkStatus();
+    if (session_is_over_ || !written) return absl::OkStatus();
   }
 }
 
@@ -209,10 +211,9 @@ void Member::Read(SessionStream& stream) {
     const std::lock_guard<std::mutex> lock(mutex_);
     caller_.set_generation(response.generation());
     revision_ = response.revision();
-    session_ = Session::kUp;
   }
   const std::lock_guard<std::mutex> lock(mutex_);
-  session_ = Session::kOver;
+  session_is_over_ = true;
   changed_.notify_all();
 }
 

@@ -4,7 +4,7 @@
 // A coordinator that restarts or cannot be reached changes nothing for the
 // member: the thread comes back with the same incarnation, and registers again
 // where that is asked for. Membership ends for good when another process takes
-// the rank; status() says so.
+// the rank, or the job has no such member any more; status() says so.
 //
 // Thread safety: thread-safe.
 
@@ -39,7 +39,8 @@ class Member {
 
   // Registers, and waits for the lease of a holder that does not renew it: a
   // process that was killed. A holder that does renew it is alive, and the
-  // error names it.
+  // error names it. A coordinator that restarts meanwhile starts the wait over:
+  // it grants the dead a lease, too.
   //
   // Errors: of MembershipService.Register.
   static absl::StatusOr<std::unique_ptr<Member>> Join(CoordinatorClient client,
@@ -54,24 +55,26 @@ class Member {
   // For requests; with the generation last heard of.
   v1::Caller caller() const;
 
-  // OK while a member; FENCED or MEMBER_ID_IN_USE when another process is,
-  // NOT_A_MEMBER after Leave().
+  // OK while a member; NOT_A_MEMBER after Leave(). Otherwise how membership
+  // ended for good:
+  //   ABORTED FENCED, ALREADY_EXISTS MEMBER_ID_IN_USE: another process has the
+  //       rank.
+  //   INVALID_ARGUMENT RANK_NOT_IN_LAYOUT, NOT_FOUND JOB_NOT_FOUND: the layout
+  //       has no such rank any more.
+  //   INVALID_ARGUMENT INVALID_MEMBER: such as a phase that is too long.
   absl::Status status() const;
 
   // What the process is doing, for those who wait for it; at most 64 bytes.
   void SetPhase(std::string phase);
 
-  // Gives the lease up; peers are told at once. Stops the thread in any case.
+  // Gives the lease up. The coordinator tells peers at once, if it can be
+  // reached within CoordinatorClient::Leave's two seconds; otherwise the lease
+  // runs out by itself. Stops the thread in any case.
   //
-  // Errors: of MembershipService.Leave, and
-  //   UNAVAILABLE UNREACHABLE: there is no session, so nobody was told; the
-  //   lease
-  //       runs out by itself.
+  // Errors: of CoordinatorClient::Leave, and what status() was.
   absl::Status Leave();
 
  private:
-  enum class Session { kOpening, kUp, kOver };
-
   Member(CoordinatorClient client, v1::MemberId id, v1::MemberFacts facts,
          uint64_t incarnation, const v1::RegisterResponse& grant);
 
@@ -93,7 +96,7 @@ class Member {
   int64_t revision_ = 0;
   std::string phase_;
   bool phase_is_new_ = false;
-  Session session_ = Session::kOpening;
+  bool session_is_over_ = false;
   bool stopped_ = false;
   absl::Status status_;
 

@@ -21,6 +21,15 @@ namespace {
 
 using ::testing::HasSubstr;
 
+absl::Status InUse(const std::string& holder, const std::string& term) {
+  return Error(absl::StatusCode::kAlreadyExists, "MEMBER_ID_IN_USE",
+               "rank 5 is held by pid 77 on host-a",
+               {{"holder_incarnation", holder},
+                {"term", term},
+                {"lease_remaining_ms", "1"}});
+}
+
+// Of a coordinator that does not tell its term.
 absl::Status InUse(const std::string& holder) {
   return Error(absl::StatusCode::kAlreadyExists, "MEMBER_ID_IN_USE",
                "rank 5 is held by pid 77 on host-a",
@@ -32,6 +41,18 @@ class ScriptedCoordinator : public Connection {
  public:
   // What Register answers, one a call, before it grants.
   std::deque<absl::Status> refusals;
+
+  // What Leave answers.
+  absl::Status leave_answer;
+
+  // Messages of a session remain unanswered.
+  bool is_silent = false;
+
+  // What Register answers once, from now on.
+  void RefuseNext(absl::Status refusal) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    refusals.push_back(std::move(refusal));
+  }
 
   // Ends the session that is open, or the next one.
   void EndSession(absl::Status status) {
@@ -61,6 +82,10 @@ class ScriptedCoordinator : public Connection {
     const std::lock_guard<std::mutex> lock(mutex_);
     return leave_count_;
   }
+  int session_count() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return session_count_;
+  }
   uint64_t incarnation() {
     const std::lock_guard<std::mutex> lock(mutex_);
     return incarnation_;
@@ -87,10 +112,13 @@ class ScriptedCoordinator : public Connection {
       const v1::LeaveRequest& request) override {
     const std::lock_guard<std::mutex> lock(mutex_);
     ++leave_count_;
+    if (!leave_answer.ok()) return leave_answer;
     return v1::LeaveResponse();
   }
 
   std::unique_ptr<SessionStream> OpenSession() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ++session_count_;
     return std::make_unique<Stream>(*this);
   }
 
@@ -159,7 +187,7 @@ class ScriptedCoordinator : public Connection {
       if (owner_.has_end_ || cancelled_) return false;
       ++owner_.message_count_;
       owner_.phase_ = request.phase();
-      ++unanswered_;
+      if (!owner_.is_silent) ++unanswered_;
       owner_.changed_.notify_all();
       return true;
     }
@@ -195,6 +223,7 @@ class ScriptedCoordinator : public Connection {
   std::condition_variable changed_;
   int register_count_ = 0;
   int leave_count_ = 0;
+  int session_count_ = 0;
   int64_t message_count_ = 0;
   uint64_t incarnation_ = 0;
   std::string phase_;
@@ -255,6 +284,37 @@ TEST_F(MemberTest, GivesUpOnAHolderThatIsAlive) {
   EXPECT_EQ(coordinator_->register_count(), 2);
 }
 
+TEST_F(MemberTest, AHolderOfAnotherTermIsNoProofThatItIsAlive) {
+  coordinator_->refusals = {InUse("aa", "1"), InUse("aa", "2")};
+  ASSERT_THAT(Join(), IsOk());
+  EXPECT_EQ(coordinator_->register_count(), 3);
+}
+
+TEST_F(MemberTest, GivesUpOnAHolderThatIsAliveInTheNewTerm) {
+  coordinator_->refusals = {InUse("aa", "1"), InUse("aa", "2"),
+                            InUse("aa", "2"), InUse("aa", "2")};
+  EXPECT_THAT(Join(), HasReason("MEMBER_ID_IN_USE"));
+  EXPECT_EQ(coordinator_->register_count(), 3);
+}
+
+TEST_F(MemberTest, LeavesBeforeItsSessionHasBeenAnswered) {
+  coordinator_->is_silent = true;
+  auto member = Join();
+  ASSERT_THAT(member, IsOk());
+  EXPECT_THAT((*member)->Leave(), IsOk());
+  EXPECT_EQ(coordinator_->leave_count(), 1);
+}
+
+TEST_F(MemberTest, IsNoMemberEvenIfItCouldNotTellThatItLeft) {
+  coordinator_->leave_answer =
+      Error(absl::StatusCode::kUnavailable, "UNREACHABLE", "no connection");
+  auto member = Join();
+  ASSERT_THAT(member, IsOk());
+  EXPECT_THAT((*member)->Leave(), HasReason("UNREACHABLE"));
+  EXPECT_THAT((*member)->status(), HasReason("NOT_A_MEMBER"));
+  EXPECT_EQ(coordinator_->leave_count(), 1);
+}
+
 TEST_F(MemberTest, ComesBackAfterTheCoordinatorRestarts) {
   auto member = Join();
   ASSERT_THAT(member, IsOk());
@@ -281,6 +341,28 @@ TEST_F(MemberTest, IsOverForGoodWhenFenced) {
   EXPECT_THAT((*member)->Leave(), HasReason("FENCED"));
   EXPECT_EQ(coordinator_->leave_count(), 0);
 }
+
+class RefusalTest : public MemberTest,
+                    public ::testing::WithParamInterface<std::string> {};
+
+TEST_P(RefusalTest, IsOverForGoodWhenWaitingCannotHelp) {
+  auto member = Join();
+  ASSERT_THAT(member, IsOk());
+  coordinator_->RefuseNext(
+      Error(absl::StatusCode::kInvalidArgument, GetParam(), "not any more"));
+  coordinator_->EndSession(Error(absl::StatusCode::kFailedPrecondition,
+                                 "NOT_REGISTERED", "no such member"));
+  // A member that goes on opens another session.
+  while ((*member)->status().ok() && coordinator_->session_count() < 2) {
+    std::this_thread::yield();
+  }
+  EXPECT_THAT((*member)->status(), HasReason(GetParam()));
+  EXPECT_EQ(coordinator_->session_count(), 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Reasons, RefusalTest,
+                         ::testing::Values("RANK_NOT_IN_LAYOUT",
+                                           "JOB_NOT_FOUND", "INVALID_MEMBER"));
 
 }  // namespace
 }  // namespace shardwright

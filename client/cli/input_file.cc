@@ -39,10 +39,7 @@ absl::StatusOr<std::string> ReadText(const std::string& path) {
 }  // namespace
 
 Problems LayoutFile::Check() const {
-  Problems problems = document.problems;
-  const Problems more = Layout::Check(LayoutSpecFromProto(message));
-  problems.insert(problems.end(), more.begin(), more.end());
-  return problems;
+  return CheckLayoutDocument(document, message);
 }
 
 absl::StatusOr<LayoutFile> ReadLayoutFile(const std::string& path) {

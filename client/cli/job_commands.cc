@@ -81,9 +81,11 @@ absl::Status Apply(const Console& console, const Arguments& arguments) {
                                     {"dry_run", arguments.dry_run}}));
     return absl::OkStatus();
   }
+  const char* const applied =
+      arguments.dry_run ? "would be applied" : "applied";
   console.Print(absl::StrFormat(
       "layout %s %s: generation %d, digest %s%s\n", file.message.name(),
-      response->changed() ? "applied" : "unchanged", response->generation(),
+      response->changed() ? applied : "unchanged", response->generation(),
       DigestText(response->digest()),
       arguments.dry_run ? " (dry run: nothing was changed)" : ""));
   return absl::OkStatus();

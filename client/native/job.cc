@@ -17,11 +17,8 @@ absl::StatusOr<Layout> ReadLayout(const std::string& text,
                                   const std::string& name) {
   v1::Layout message;
   const Document document = ReadDocument(text, message);
-  Problems problems = document.problems;
-  const LayoutSpec spec = LayoutSpecFromProto(message);
-  const Problems more = Layout::Check(spec);
-  problems.insert(problems.end(), more.begin(), more.end());
-  if (problems.empty()) return Layout::Create(spec);
+  const Problems problems = CheckLayoutDocument(document, message);
+  if (problems.empty()) return Layout::Create(LayoutSpecFromProto(message));
   const absl::Status status = ProblemsToStatus("INVALID_LAYOUT", problems);
   const std::string lines = FormatProblems(name, document, problems);
   return Error(status.code(),

@@ -41,19 +41,40 @@ absl::StatusOr<BatchShape> ShapeFrom(const sw_batch_shape& in) {
   return shape;
 }
 
-absl::Status AddModality(const sw_modality& in, v1::Batch& batch) {
-  RETURN_IF_ERROR(CheckNotNull({{"modality.name", in.name}}));
-  if (batch.special_token_ids().count(in.name) > 0) {
-    return Error(absl::StatusCode::kInvalidArgument, "INVALID_BATCH",
-                 absl::StrCat("modality '", in.name, "' is named twice"));
+absl::Status CheckName(absl::string_view field, const char* name,
+                       bool is_taken) {
+  RETURN_IF_ERROR(CheckNotNull({{absl::StrCat(field, ".name"), name}}));
+  if (!is_taken) return absl::OkStatus();
+  return Error(absl::StatusCode::kInvalidArgument, "INVALID_BATCH",
+               absl::StrCat(field, ": '", name, "' is named twice"));
+}
+
+absl::Status AddNamedValues(absl::string_view field, const sw_named_value* in,
+                            int64_t count,
+                            google::protobuf::Map<std::string, int64_t>& out) {
+  RETURN_IF_ERROR(CheckArray(field, in, count, kModuleCountMax));
+  for (int64_t i = 0; i < count; ++i) {
+    const char* const name = in[i].name;
+    RETURN_IF_ERROR(
+        CheckName(field, name, name != nullptr && out.count(name) > 0));
+    out[name] = in[i].value;
   }
-  (*batch.mutable_special_token_ids())[in.name] = in.special_token_id;
-  if (in.row_count >= 0) (*batch.mutable_counts())[in.name] = in.row_count;
-  if (in.encoder_rows == nullptr) return absl::OkStatus();
-  RETURN_IF_ERROR(CheckArray("modality.encoder_rows", in.encoder_rows,
-                             in.encoder_rows_count, kCountMax));
-  (*batch.mutable_encoder_rows())[in.name].mutable_rows()->Add(
-      in.encoder_rows, in.encoder_rows + in.encoder_rows_count);
+  return absl::OkStatus();
+}
+
+absl::Status AddEncoderRows(const sw_batch& in, v1::Batch& batch) {
+  constexpr absl::string_view kField = "encoder_rows";
+  RETURN_IF_ERROR(CheckArray(kField, in.encoder_rows, in.encoder_rows_count,
+                             kModuleCountMax));
+  auto& out = *batch.mutable_encoder_rows();
+  for (int64_t i = 0; i < in.encoder_rows_count; ++i) {
+    const sw_encoder_rows& from = in.encoder_rows[i];
+    RETURN_IF_ERROR(CheckName(
+        kField, from.name, from.name != nullptr && out.count(from.name) > 0));
+    RETURN_IF_ERROR(
+        CheckArray("encoder_rows.rows", from.rows, from.lane_count, kCountMax));
+    out[from.name].mutable_rows()->Add(from.rows, from.rows + from.lane_count);
+  }
   return absl::OkStatus();
 }
 
@@ -91,11 +112,12 @@ absl::StatusOr<v1::Batch> BatchFrom(const sw_batch& in) {
   batch.set_seq_length(in.seq_length);
   RETURN_IF_ERROR(AddSamples(in, batch));
   RETURN_IF_ERROR(AddCuSeqlens(in, batch));
-  RETURN_IF_ERROR(CheckArray("modalities", in.modalities, in.modality_count,
-                             kModuleCountMax));
-  for (int64_t i = 0; i < in.modality_count; ++i) {
-    RETURN_IF_ERROR(AddModality(in.modalities[i], batch));
-  }
+  RETURN_IF_ERROR(AddNamedValues("special_token_ids", in.special_token_ids,
+                                 in.special_token_id_count,
+                                 *batch.mutable_special_token_ids()));
+  RETURN_IF_ERROR(AddNamedValues("counts", in.counts, in.count_count,
+                                 *batch.mutable_counts()));
+  RETURN_IF_ERROR(AddEncoderRows(in, batch));
   return batch;
 }
 

@@ -26,14 +26,18 @@ typedef struct {
   int64_t cu_seqlens_count;
 } sw_batch_shape;
 
-/* A modality of a batch. */
+/* What a batch says of one modality: its special token id, or a count. */
 typedef struct {
   const char* name;
-  int64_t special_token_id;    /* Stands for one of its rows. */
-  int64_t row_count;           /* That the encoders have; -1 if not known. */
-  const int64_t* encoder_rows; /* Of each encoder lane; NULL: whole samples. */
-  int64_t encoder_rows_count;
-} sw_modality;
+  int64_t value;
+} sw_named_value;
+
+/* Rows that each lane of a modality's encoder has. */
+typedef struct {
+  const char* name;
+  const int64_t* rows;
+  int64_t lane_count;
+} sw_encoder_rows;
 
 /* One global micro-batch with its tokens: language lane j owns samples
  * [j * micro_batch_size, (j + 1) * micro_batch_size). */
@@ -43,8 +47,14 @@ typedef struct {
   const int64_t* input_ids;      /* Sample after sample. */
   const int64_t* sample_lengths; /* Of each; each must be seq_length. */
   int64_t sample_count;
-  const sw_modality* modalities;
-  int64_t modality_count;
+  const sw_named_value* special_token_ids; /* One a modality. */
+  int64_t special_token_id_count;
+  /* Rows that are there, of "text" or a modality; checked where given. */
+  const sw_named_value* counts;
+  int64_t count_count;
+  /* Of the encoders that split samples; of others, lanes have whole ones. */
+  const sw_encoder_rows* encoder_rows;
+  int64_t encoder_rows_count;
   /* THD: one list a language lane, one after another; 0 lanes: dense. */
   const int64_t* cu_seqlens_padded;
   const int64_t* cu_seqlens_padded_counts; /* Entries of each lane's list. */

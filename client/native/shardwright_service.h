@@ -21,14 +21,17 @@ typedef struct sw_member sw_member;
 SW_EXPORT sw_code sw_member_join(const sw_job* job, int64_t rank,
                                  int64_t timeout_ms, sw_member** out);
 
-/* Gives the lease up. The handle remains, to be destroyed. */
+/* Gives the lease up, so that the rank is free. An error, within seconds, if
+ * the coordinator cannot be told: the lease runs out by itself then. The handle
+ * remains, to be destroyed. */
 SW_EXPORT sw_code sw_member_leave(sw_member* member);
 
 /* Leaves, if that has not been done. */
 SW_EXPORT void sw_member_destroy(sw_member* member);
 
-/* SW_OK while a member; FENCED or MEMBER_ID_IN_USE when the rank was lost to
- * another process for good. */
+/* SW_OK while a member. When membership has ended for good: FENCED or
+ * MEMBER_ID_IN_USE if another process has the rank, RANK_NOT_IN_LAYOUT or
+ * JOB_NOT_FOUND if the layout has it no more. */
 SW_EXPORT sw_code sw_member_check(const sw_member* member);
 
 /* What the process is doing, for those who wait for it; at most 64 bytes

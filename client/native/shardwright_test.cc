@@ -53,9 +53,18 @@ Plan PlanShard(const sw_job* job, int64_t rank) {
 struct Batch {
   std::vector<int64_t> ids = {7, 501, 501, 8, 9, 501, 9, 9};
   std::vector<int64_t> lengths = {8};
-  sw_modality images = {"images", 501, -1, nullptr, 0};
-  sw_batch value = {1,       8, ids.data(), lengths.data(), 1,
-                    &images, 1, nullptr,    nullptr,        0};
+  sw_named_value image_id = {"images", 501};
+  sw_batch value = {};
+
+  Batch() {
+    value.micro_batch_size = 1;
+    value.seq_length = 8;
+    value.input_ids = ids.data();
+    value.sample_lengths = lengths.data();
+    value.sample_count = 1;
+    value.special_token_ids = &image_id;
+    value.special_token_id_count = 1;
+  }
 };
 
 sw_buffer BufferOf(std::vector<char>& bytes) {
@@ -303,10 +312,43 @@ TEST_F(NativeTest, CountsOutOfRangeAreRefusedBeforeMemoryIsRead) {
   EXPECT_EQ(sw_plan_compose(job_.get(), 4, &batch.value, &plan),
             SW_INVALID_ARGUMENT);
   Batch nameless;
-  nameless.images.name = nullptr;
+  nameless.image_id.name = nullptr;
   EXPECT_EQ(sw_plan_compose(job_.get(), 4, &nameless.value, &plan),
             SW_INVALID_ARGUMENT);
   EXPECT_EQ(plan, nullptr);
+}
+
+TEST_F(NativeTest, CountsAndEncoderRowsReachTheCheck) {
+  const auto refusal = [&](const Batch& batch) -> std::string {
+    sw_plan* plan = nullptr;
+    if (sw_plan_compose(job_.get(), 4, &batch.value, &plan) == SW_OK) {
+      sw_plan_destroy(plan);
+      return "";
+    }
+    EXPECT_STREQ(sw_last_error_reason(), "INVALID_BATCH");
+    return sw_last_error();
+  };
+  Batch batch;
+  sw_named_value counts[] = {{"text", 5}, {"images", 3}};
+  batch.value.counts = counts;
+  batch.value.count_count = 2;
+  EXPECT_EQ(refusal(batch), "");
+  counts[0].value = 4;
+  EXPECT_THAT(refusal(batch), HasSubstr("counts.text"));
+  counts[0].value = 5;
+  counts[1].value = -1;
+  EXPECT_THAT(refusal(batch), HasSubstr("-1"));
+  counts[1].name = "text";
+  EXPECT_THAT(refusal(batch), HasSubstr("'text' is named twice"));
+
+  Batch split;
+  const int64_t lanes[] = {2, 1};
+  sw_encoder_rows rows = {"images", lanes, 2};
+  split.value.encoder_rows = &rows;
+  split.value.encoder_rows_count = 1;
+  EXPECT_EQ(refusal(split), "");
+  rows.lane_count = 0;
+  EXPECT_THAT(refusal(split), HasSubstr("encoder_rows.images"));
 }
 
 TEST_F(NativeTest, OnlyJobsOfACoordinatorHaveMembers) {

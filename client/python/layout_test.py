@@ -50,6 +50,22 @@ class LayoutTest(unittest.TestCase):
         self.assertEqual(caught.exception.code, shardwright.Code.NOT_FOUND)
         self.assertEqual(caught.exception.reason, "RANK_NOT_FOUND")
 
+    def test_rank_that_is_no_int64_is_refused(self):
+        for rank in (2**64 + 5, -(2**63) - 1, 5.0, "5", None):
+            with self.subTest(rank):
+                with self.assertRaises(shardwright.ShardwrightError) as caught:
+                    self.layout.rank(rank)
+                error = caught.exception
+                self.assertEqual(error.code, shardwright.Code.INVALID_ARGUMENT)
+                self.assertIn(f"rank is {rank!r}", error.message)
+
+    def test_timeout_that_is_no_time_is_refused(self):
+        for timeout in (float("inf"), float("nan"), 1e30, "1"):
+            with self.subTest(timeout):
+                with self.assertRaises(shardwright.ShardwrightError) as caught:
+                    shardwright.connect("a:1", "j", retry_timeout=timeout)
+                self.assertIn("retry_timeout", caught.exception.message)
+
     def test_bad_layout_gives_all_problems_with_their_lines(self):
         text = _VLM.replace("tp: 2}", "tp: 3}")
         text = text.replace("to: language", "to: sky")

@@ -180,6 +180,74 @@ class ShardTest(unittest.TestCase):
                     plan.shard(**arguments)
                 self.assertEqual(caught.exception.reason, "INVALID_ARRAY")
 
+    def test_rows_of_nothing_are_refused(self):
+        for cp in 1, 2:  # A view, and a copy.
+            plan = _layout(cp=cp).shard_plan(0, seq_length=8, micro_batch=2)
+            for call in (
+                lambda: plan.shard(numpy.zeros((8, 2, 0))),
+                lambda: plan.shard_labels(numpy.zeros((2, 8, 0))),
+                lambda: plan.adjoint(numpy.zeros((8 // cp, 2, 0))),
+            ):
+                with self.assertRaises(shardwright.ShardwrightError) as caught:
+                    call()
+                self.assertEqual(caught.exception.reason, "INVALID_ARRAY")
+
+    def test_integers_never_wrap(self):
+        layout = _layout(cp=2)
+        huge = 2**64 + 8
+        for arguments, name, value in [
+            ({"rank": huge}, "rank", huge),
+            ({"rank": 0.5}, "rank", 0.5),
+            ({"seq_length": huge}, "seq_length", huge),
+            ({"seq_length": True}, "seq_length", True),
+            ({"micro_batch": -huge}, "micro_batch", -huge),
+            ({"cu_seqlens_padded": [0, huge]}, "cu_seqlens_padded[1]", huge),
+            (
+                {"cu_seqlens_padded": numpy.array([0, 2**63], numpy.uint64)},
+                "cu_seqlens_padded[1]",
+                2**63,
+            ),
+            (
+                {"cu_seqlens_padded": [0, 8], "cu_seqlens": [0, 7.5]},
+                "cu_seqlens[1]",
+                7.5,
+            ),
+        ]:
+            with self.subTest(arguments):
+                with self.assertRaises(shardwright.ShardwrightError) as caught:
+                    layout.shard_plan(
+                        **{"rank": 0, "seq_length": 8, **arguments}
+                    )
+                error = caught.exception
+                self.assertEqual(error.code, shardwright.Code.INVALID_ARGUMENT)
+                self.assertIn(name, error.message)
+                self.assertIn(str(value), error.message)
+
+    def test_integers_of_any_kind_will_do(self):
+        layout = _layout(cp=2)
+        expected = layout.shard_plan(0, seq_length=8, cu_seqlens_padded=[0, 8])
+        for kind in numpy.int32, numpy.uint8, numpy.uint64, object:
+            plan = layout.shard_plan(
+                numpy.int32(0),
+                seq_length=numpy.uint16(8),
+                cu_seqlens_padded=numpy.array([0, 8], kind),
+            )
+            self.assertEqual(plan.digest, expected.digest)
+
+    def test_starts_of_documents_have_one_dimension(self):
+        layout = _layout(cp=2)
+        for starts in [[[0, 4], [4, 8]], [[0, 4], [8]], 8]:
+            for name in "cu_seqlens_padded", "cu_seqlens":
+                arguments = {"cu_seqlens_padded": [0, 4, 4, 8], name: starts}
+                with self.subTest(arguments):
+                    with self.assertRaises(
+                        shardwright.ShardwrightError
+                    ) as caught:
+                        layout.shard_plan(0, seq_length=8, **arguments)
+                    self.assertIn(
+                        f"{name} must be a list", caught.exception.message
+                    )
+
     def test_overlapping_output_is_refused(self):
         plan = _layout(cp=2).shard_plan(0, seq_length=8)
         embeddings = self.embeddings(plan)
@@ -298,6 +366,25 @@ class ComposeTest(unittest.TestCase):
             {"samples": [[7.5] * 8, [7] * 8]},
             {"counts": {"images": 4}},
             {"counts": {"sounds": 1}},
+            {"counts": {"images": -1}},
+            {"counts": {"text": 12}},
+            {"counts": {"text": 2**64 + 13}},
+            {"counts": {"images": 3.0}},
+            {"counts": {5: 3}},
+            {"counts": [3]},
+            {"encoder_rows": {"images": []}},
+            {"encoder_rows": {"images": [[3]]}},
+            {"encoder_rows": {"images": None}},
+            {"encoder_rows": {"text": [13]}},
+            {"special_token_ids": {"images": 2**64 + _IMAGE}},
+            {"seq_length": 2**64 + 8},
+            {"seq_length": None},
+            {"samples": 16},
+            {"samples": numpy.array(16)},
+            {"samples": [[[7] * 8], [7] * 8]},
+            {"samples": [{"ids": [7] * 8}, [7] * 8]},
+            {"samples": numpy.full((2, 8), 2**64 - 7, numpy.uint64)},
+            {"cu_seqlens_padded": [0, 8]},
             {"special_token_ids": {"images": 7, "sounds": 7}},
             {"tokens": []},
             {"micro_batch_size": -1},
@@ -306,6 +393,18 @@ class ComposeTest(unittest.TestCase):
                 with self.assertRaises(shardwright.ShardwrightError) as caught:
                     layout.compose_plan(0, {**self.batch, **change})
                 self.assertEqual(caught.exception.reason, "INVALID_BATCH")
+
+    def test_counts_and_encoder_rows_that_add_up_are_accepted(self):
+        layout = _layout(cp=2)
+        for change in [
+            {"counts": {"text": 13}},
+            {"counts": {"text": 13, "images": 3}},
+            {"counts": {}, "encoder_rows": {}},
+            {"encoder_rows": {"images": numpy.array([3], numpy.uint8)}},
+        ]:
+            with self.subTest(change):
+                plan = layout.compose_plan(0, {**self.batch, **change})
+                self.assertEqual(plan.sources, {"text": 13, "images": 3})
 
     def test_count_that_differs_is_refused_with_both_numbers(self):
         with self.assertRaises(shardwright.ShardwrightError) as caught:

@@ -47,16 +47,25 @@ std::vector<Rank> ScopeRanks(const Layout& layout, const std::string& scope) {
 
 }  // namespace
 
-absl::Status BarrierTable::CheckArrival(
-    const Barrier& barrier, const v1::WaitAtBarrierRequest& request) const {
-  const bool waiting = !barrier.arrived.empty();
-  if (!waiting && !barrier.released_sequence.has_value()) {
-    return absl::OkStatus();
+bool BarrierTable::IsRepeat(const Barrier& barrier,
+                            const v1::WaitAtBarrierRequest& request) {
+  if (!barrier.released.has_value() ||
+      barrier.released->sequence != request.sequence()) {
+    return false;
   }
-  const bool repeat = request.sequence() == barrier.released_sequence;
+  const auto released =
+      barrier.released_incarnations.find(request.caller().member().rank());
+  return released != barrier.released_incarnations.end() &&
+         released->second == request.caller().incarnation();
+}
+
+absl::Status BarrierTable::CheckSequence(
+    const Barrier& barrier, const v1::WaitAtBarrierRequest& request) {
+  const bool waiting = !barrier.arrived.empty();
+  if (!waiting && !barrier.released.has_value()) return absl::OkStatus();
   const int64_t expected =
-      waiting ? barrier.sequence : *barrier.released_sequence + 1;
-  if (!repeat && request.sequence() != expected) {
+      waiting ? barrier.use.sequence : barrier.released->sequence + 1;
+  if (request.sequence() != expected) {
     return Error(absl::StatusCode::kFailedPrecondition, "BARRIER_SEQUENCE",
                  absl::StrCat("sequence ", request.sequence(), " of barrier \"",
                               request.name(), "\" is not the one ",
@@ -65,21 +74,28 @@ absl::Status BarrierTable::CheckArrival(
                  {{"expected", absl::StrCat(expected)},
                   {"got", absl::StrCat(request.sequence())}});
   }
-  if (waiting && !repeat &&
-      (request.scope() != barrier.scope ||
-       request.digest() != barrier.digest)) {
-    return Error(
-        absl::StatusCode::kInvalidArgument, "BARRIER_MISMATCH",
-        absl::StrCat("barrier \"", request.name(), "\" has scope \"",
-                     barrier.scope, "\" and digest ", barrier.digest, "; rank ",
-                     request.caller().member().rank(), " brings scope \"",
-                     request.scope(), "\" and digest ", request.digest()),
-        {{"scope", barrier.scope},
-         {"digest", absl::StrCat(barrier.digest)},
-         {"got_scope", request.scope()},
-         {"got_digest", absl::StrCat(request.digest())}});
-  }
   return absl::OkStatus();
+}
+
+absl::Status BarrierTable::CheckSame(const Use& use,
+                                     const v1::WaitAtBarrierRequest& request) {
+  if (request.scope() == use.scope && request.digest() == use.digest) {
+    return absl::OkStatus();
+  }
+  const std::string digest =
+      absl::StrCat(absl::Hex(use.digest, absl::kZeroPad16));
+  const std::string got =
+      absl::StrCat(absl::Hex(request.digest(), absl::kZeroPad16));
+  return Error(
+      absl::StatusCode::kInvalidArgument, "BARRIER_MISMATCH",
+      absl::StrCat("barrier \"", request.name(), "\" has scope \"", use.scope,
+                   "\" and digest ", digest, "; rank ",
+                   request.caller().member().rank(), " brings scope \"",
+                   request.scope(), "\" and digest ", got),
+      {{"scope", use.scope},
+       {"digest", digest},
+       {"got_scope", request.scope()},
+       {"got_digest", got}});
 }
 
 absl::Status BarrierTable::Wait(StreamId stream, const JobLayout& job,
@@ -105,12 +121,16 @@ absl::Status BarrierTable::Wait(StreamId stream, const JobLayout& job,
       Close(replaced);
     }
     Barrier& barrier = found->second;
-    const absl::Status check = CheckArrival(barrier, request);
-    if (ReasonOf(check) == "BARRIER_MISMATCH") EndAll(barrier, check, effects);
-    RETURN_IF_ERROR(check);
-    if (request.sequence() == barrier.released_sequence) {
+    if (IsRepeat(barrier, request)) {
+      RETURN_IF_ERROR(CheckSame(*barrier.released, request));
       effects.End(stream, absl::OkStatus());
       return absl::OkStatus();
+    }
+    RETURN_IF_ERROR(CheckSequence(barrier, request));
+    if (!barrier.arrived.empty()) {
+      const absl::Status same = CheckSame(barrier.use, request);
+      if (!same.ok()) EndAll(barrier, same, effects);
+      RETURN_IF_ERROR(same);
     }
   }
   std::vector<Rank> members;
@@ -132,15 +152,14 @@ absl::Status BarrierTable::Wait(StreamId stream, const JobLayout& job,
   }
   Barrier& barrier = found->second;
   if (first) {
-    barrier.sequence = request.sequence();
-    barrier.scope = request.scope();
-    barrier.digest = request.digest();
+    barrier.use = {request.sequence(), request.scope(), request.digest()};
     barrier.members = std::move(members);
     barrier.gave_up.clear();
   }
   barrier.last_use_time = now;
   next_progress_ = std::min(next_progress_, now + kProgressPeriod);
-  Arrive(stream, barrier, {member, key, now + timeout}, effects);
+  Arrive(stream, barrier,
+         {member, request.caller().incarnation(), key, now + timeout}, effects);
   return absl::OkStatus();
 }
 
@@ -174,7 +193,11 @@ void BarrierTable::Arrive(StreamId stream, Barrier& barrier, Call call,
   deadlines_.insert({call.deadline, stream});
   calls_[stream] = std::move(call);
   if (barrier.arrived.size() < barrier.members.size()) return;
-  barrier.released_sequence = barrier.sequence;
+  barrier.released = barrier.use;
+  barrier.released_incarnations.clear();
+  for (const auto& [rank, arrived] : barrier.arrived) {
+    barrier.released_incarnations[rank] = calls_.at(arrived).incarnation;
+  }
   EndAll(barrier, absl::OkStatus(), effects);
 }
 
@@ -223,6 +246,14 @@ void BarrierTable::MemberLost(const MemberKey& member, const absl::Status& end,
                  std::move(detail)),
            effects);
   }
+  for (auto it = barriers_.lower_bound({member.job, member.kind, ""});
+       it != barriers_.end() && std::get<0>(it->first) == member.job &&
+       std::get<1>(it->first) == member.kind;
+       ++it) {
+    Barrier& barrier = it->second;
+    barrier.released_incarnations.erase(member.rank);
+    if (barrier.released_incarnations.empty()) barrier.released.reset();
+  }
 }
 
 void BarrierTable::LayoutChanged(const std::string& job,
@@ -265,7 +296,7 @@ absl::Status BarrierTable::TimedOut(const Call& call) const {
   return Error(
       absl::StatusCode::kDeadlineExceeded,
       absl::StrCat("barrier \"", std::get<2>(call.barrier), "\" sequence ",
-                   barrier.sequence, " still waits for ranks ", ranges),
+                   barrier.use.sequence, " still waits for ranks ", ranges),
       std::move(detail));
 }
 

@@ -38,7 +38,7 @@ class BarrierTable {
   void StreamClosed(StreamId stream);
 
   // The member's own call ends with `end`, those that waited with it with
-  // PEER_LOST.
+  // PEER_LOST. What it was released from is no longer its to repeat.
   void MemberLost(const MemberKey& member, const absl::Status& end,
                   const std::string& what, Effects& effects);
 
@@ -54,30 +54,44 @@ class BarrierTable {
   // By job, kind and name.
   using BarrierKey = std::tuple<std::string, v1::MemberKind, std::string>;
 
-  struct Barrier {
-    // What the first to arrive brought; kept after release, for repeats.
+  // What the first to arrive brought.
+  struct Use {
     int64_t sequence = 0;
     std::string scope;
     uint64_t digest = 0;
+  };
 
+  struct Barrier {
+    Use use;
     std::map<Rank, StreamId> arrived;
     std::vector<Rank> members;  // Ascending. Only while somebody waits.
     std::set<Rank> gave_up;     // Left because their own time was up.
-    std::optional<int64_t> released_sequence;
+
+    // The last use that was released, while one of those whom it released is
+    // still a member; and who they are.
+    std::optional<Use> released;
+    std::map<Rank, uint64_t> released_incarnations;
+
     absl::Time last_use_time;
     int64_t version = 0;  // Counts changes.
   };
 
   struct Call {
     MemberKey member;
+    uint64_t incarnation;
     BarrierKey barrier;
     absl::Time deadline;
     int64_t told_version = -1;
     absl::Time told_time = absl::InfinitePast();
   };
 
-  absl::Status CheckArrival(const Barrier& barrier,
-                            const v1::WaitAtBarrierRequest& request) const;
+  // Whether the very process that calls was released at that sequence.
+  static bool IsRepeat(const Barrier& barrier,
+                       const v1::WaitAtBarrierRequest& request);
+  static absl::Status CheckSequence(const Barrier& barrier,
+                                    const v1::WaitAtBarrierRequest& request);
+  static absl::Status CheckSame(const Use& use,
+                                const v1::WaitAtBarrierRequest& request);
   void MakeRoom(const std::string& job, Effects& effects);
   void Arrive(StreamId stream, Barrier& barrier, Call call, Effects& effects);
   void Close(StreamId stream);

@@ -93,6 +93,79 @@ TEST_F(BarrierTest, ARepeatOfTheReleasedSequenceIsAnsweredAtOnce) {
   EXPECT_FALSE(End(6).has_value());
 }
 
+TEST_F(BarrierTest, ARepeatThatDiffersFailsItsCallerOnly) {
+  for (Rank rank = 0; rank < 4; ++rank) {
+    ASSERT_THAT(
+        driver_.Wait(rank + 1, member_[rank], 7, absl::Minutes(1), "", 5),
+        IsOk());
+  }
+  // Others have gone on, with another digest.
+  ASSERT_THAT(driver_.Wait(5, member_[0], 8, absl::Minutes(1), "", 6), IsOk());
+  EXPECT_THAT(driver_.Wait(6, member_[1], 7, absl::Minutes(1), "", 6),
+              HasReason("BARRIER_MISMATCH"));
+  EXPECT_THAT(driver_.Wait(7, member_[1], 7, absl::Minutes(1), "language", 5),
+              HasReason("BARRIER_MISMATCH"));
+  EXPECT_FALSE(End(5).has_value());
+  ASSERT_THAT(driver_.Wait(8, member_[1], 7, absl::Minutes(1), "", 5), IsOk());
+  EXPECT_THAT(*End(8), IsOk());
+}
+
+TEST_F(BarrierTest, AReleaseIsNotForALaterProcessOfTheRank) {
+  for (Rank rank = 0; rank < 4; ++rank) {
+    ASSERT_THAT(driver_.Wait(rank + 1, member_[rank], 7), IsOk());
+  }
+  ASSERT_THAT(driver_.Leave(member_[1]), IsOk());
+  member_[1] = driver_.Join(1);
+  PassRenewing(absl::Seconds(10), /*silent=*/2);
+  member_[2] = driver_.Join(2);
+  for (const Rank restarted : {1, 2}) {
+    for (const int64_t sequence : {0, 1, 7}) {
+      const absl::Status status = driver_.Wait(5, member_[restarted], sequence);
+      EXPECT_THAT(status, HasReason("BARRIER_SEQUENCE")) << sequence;
+      EXPECT_EQ(DetailOf(status).metadata().at("expected"), "8");
+    }
+  }
+  // Those who have stayed may still repeat.
+  ASSERT_THAT(driver_.Wait(6, member_[0], 7), IsOk());
+  EXPECT_THAT(*End(6), IsOk());
+  // The next is for the later processes as well.
+  for (Rank rank = 0; rank < 4; ++rank) {
+    ASSERT_THAT(driver_.Wait(rank + 10, member_[rank], 8), IsOk());
+  }
+  EXPECT_THAT(*End(11), IsOk());
+  ASSERT_THAT(driver_.Wait(14, member_[1], 8), IsOk());
+  EXPECT_THAT(*End(14), IsOk());
+}
+
+TEST_F(BarrierTest, ARestartedJobBeginsAnywhereWhenAllReleasedAreGone) {
+  for (Rank rank = 0; rank < 4; ++rank) {
+    ASSERT_THAT(driver_.Wait(rank + 1, member_[rank], 7), IsOk());
+  }
+  for (Rank rank = 0; rank < 3; ++rank) {
+    ASSERT_THAT(driver_.Leave(member_[rank]), IsOk());
+    member_[rank] = driver_.Join(rank);
+    EXPECT_THAT(driver_.Wait(5, member_[rank], 1),
+                HasReason("BARRIER_SEQUENCE"));
+  }
+  PassRenewing(absl::Seconds(10), /*silent=*/3);
+  member_[3] = driver_.Join(3);
+  for (Rank rank = 0; rank < 4; ++rank) {
+    EXPECT_FALSE(End(10).has_value());
+    ASSERT_THAT(driver_.Wait(rank + 10, member_[rank], 1), IsOk());
+  }
+  EXPECT_THAT(*End(10), IsOk());
+}
+
+TEST_F(BarrierTest, AnotherKindOfTheRankThatLeavesForgetsNothing) {
+  const TestMember trainer = driver_.Join(0, v1::TRAINER);
+  for (Rank rank = 0; rank < 4; ++rank) {
+    ASSERT_THAT(driver_.Wait(rank + 1, member_[rank], 7), IsOk());
+  }
+  ASSERT_THAT(driver_.Leave(trainer), IsOk());
+  ASSERT_THAT(driver_.Wait(5, member_[0], 7), IsOk());
+  EXPECT_THAT(*End(5), IsOk());
+}
+
 TEST_F(BarrierTest, AnotherSequenceIsRefusedWithBothNumbers) {
   ASSERT_THAT(driver_.Wait(1, member_[0], 7), IsOk());
   const absl::Status status = driver_.Wait(2, member_[1], 9);
@@ -123,10 +196,11 @@ TEST_F(BarrierTest, ADifferenceInDigestFailsAllWhoWait) {
   ASSERT_THAT(driver_.Wait(1, member_[0], 1, absl::Minutes(1), "", 5), IsOk());
   ASSERT_THAT(driver_.Wait(2, member_[1], 1, absl::Minutes(1), "", 5), IsOk());
   const absl::Status status =
-      driver_.Wait(3, member_[2], 1, absl::Minutes(1), "", 6);
+      driver_.Wait(3, member_[2], 1, absl::Minutes(1), "", 0xab);
   EXPECT_THAT(status, HasReason("BARRIER_MISMATCH"));
-  EXPECT_EQ(DetailOf(status).metadata().at("digest"), "5");
-  EXPECT_EQ(DetailOf(status).metadata().at("got_digest"), "6");
+  EXPECT_EQ(DetailOf(status).metadata().at("digest"), "0000000000000005");
+  EXPECT_EQ(DetailOf(status).metadata().at("got_digest"), "00000000000000ab");
+  EXPECT_THAT(status.message(), HasSubstr("digest 00000000000000ab"));
   EXPECT_THAT(*End(1), HasReason("BARRIER_MISMATCH"));
   EXPECT_THAT(*End(2), HasReason("BARRIER_MISMATCH"));
   // The barrier can be used again.

@@ -72,7 +72,7 @@ v1::Attempt CliqueTable::AttemptOf(const Clique& clique) const {
 
 // Begins the attempt if all members are present and it is not put off.
 void CliqueTable::Begin(Clique& clique, absl::Time now, Effects& effects) {
-  if (clique.phase != Phase::kGathering || clique.ranks.empty() ||
+  if (clique.phase != Phase::kGathering ||
       clique.present_count < static_cast<int64_t>(clique.seats.size())) {
     return;
   }

@@ -31,11 +31,14 @@ absl::Status CheckRequest(const v1::FormCommunicatorsRequest& request,
                               "; it must be GLOO or NCCL"));
   }
   if (request.layout_digest() != layout.digest()) {
+    const std::string digest =
+        absl::StrCat(absl::Hex(layout.digest(), absl::kZeroPad16));
+    const std::string got =
+        absl::StrCat(absl::Hex(request.layout_digest(), absl::kZeroPad16));
     return LayoutMismatch(
-        absl::StrCat("layout_digest is ", request.layout_digest(),
-                     "; the layout in force has ", layout.digest()),
-        {{"layout_digest", absl::StrCat(layout.digest())},
-         {"got_layout_digest", absl::StrCat(request.layout_digest())}});
+        absl::StrCat("layout_digest is ", got, "; the layout in force has ",
+                     digest),
+        {{"layout_digest", digest}, {"got_layout_digest", got}});
   }
   for (const std::string& kind : request.kinds()) {
     if (FindGroupKind(kind) != nullptr) continue;
@@ -71,6 +74,10 @@ CliqueTable::Clique& CliqueTable::Find(const JobLayout& job,
   if (!clique.ranks.empty()) return clique;
   clique.job = job.layout->name();
   clique.name = name;
+  const auto first_attempt = first_attempts_.find(clique.job);
+  if (first_attempt != first_attempts_.end()) {
+    clique.attempt = first_attempt->second;
+  }
   clique.ranks = module.Group(group_kind, group);
   clique.positions.reserve(clique.ranks.size());
   for (size_t i = 0; i < clique.ranks.size(); ++i) {
@@ -351,15 +358,15 @@ void CliqueTable::LayoutChanged(const std::string& job, const absl::Status& end,
     deadlines_.erase({call->second.deadline, it->second});
     calls_.erase(call);
   }
+  for (auto it = put_off_.begin(); it != put_off_.end();) {
+    it = it->second->job == job ? put_off_.erase(it) : std::next(it);
+  }
+  // A number is never used again: a slot of the old layout must not fit.
+  int32_t& first_attempt = first_attempts_.try_emplace(job, 1).first->second;
   for (auto it = cliques_.lower_bound({job, {}, ""});
-       it != cliques_.end() && std::get<0>(it->first) == job; ++it) {
-    Clique fresh;
-    fresh.job = it->second.job;
-    fresh.name = it->second.name;
-    // A number is never used again: a slot of the old layout must not fit.
-    fresh.attempt =
-        it->second.attempt + (it->second.phase == Phase::kGathering ? 0 : 1);
-    it->second = std::move(fresh);
+       it != cliques_.end() && std::get<0>(it->first) == job;
+       it = cliques_.erase(it)) {
+    first_attempt = std::max(first_attempt, it->second.attempt + 1);
   }
 }
 

@@ -94,7 +94,7 @@ class CliqueTable {
   struct Clique {
     std::string job;
     std::string name;
-    std::vector<Rank> ranks;  // In group order. Empty: not of this layout.
+    std::vector<Rank> ranks;                      // In group order.
     std::vector<std::pair<Rank, int>> positions;  // By rank.
     std::vector<Seat> seats;                      // By position.
     v1::CommBackend backend = v1::COMM_BACKEND_UNSPECIFIED;
@@ -168,7 +168,10 @@ class CliqueTable {
 
   const int64_t term_;
   const LastSeen last_seen_;
-  std::map<CliqueKey, Clique> cliques_;
+  std::map<CliqueKey, Clique> cliques_;  // Of the layouts in force.
+
+  // By job: above every attempt under its former layouts.
+  std::map<std::string, int32_t> first_attempts_;
   std::map<StreamId, Call> calls_;
   std::map<MemberKey, StreamId> call_of_member_;
   std::set<std::pair<absl::Time, StreamId>> deadlines_;

@@ -136,7 +136,8 @@ TEST_F(CliqueTest, RefusesBadRequests) {
   const absl::Status mismatch =
       driver_.core().FormCommunicators(1, request, driver_.now(), effects);
   EXPECT_THAT(mismatch, HasReason("LAYOUT_MISMATCH"));
-  EXPECT_EQ(DetailOf(mismatch).metadata().at("got_layout_digest"), "123");
+  EXPECT_EQ(DetailOf(mismatch).metadata().at("got_layout_digest"),
+            "000000000000007b");
 }
 
 TEST_F(CliqueTest, MembersMustBringOneBackend) {
@@ -403,6 +404,25 @@ TEST_F(CliqueTest, ANewLayoutNeverReusesAnAttempt) {
   EXPECT_EQ(driver_.LastGo(3).number(), before.number() + 1);
   EXPECT_THAT(driver_.Publish(zero_, before, 0, "x"),
               HasReason("STALE_ATTEMPT"));
+}
+
+TEST_F(CliqueTest, ANewLayoutForgetsCliquesButNotTheirNumbers) {
+  const v1::Attempt before = Gather();
+  // The next attempt is put off when its clique is forgotten.
+  ASSERT_THAT(driver_.Report(one_, before, false), IsOk());
+  ASSERT_THAT(driver_.Apply(CoreDriver::LanguageOnly(1, 2)), IsOk());
+  zero_.generation = one_.generation = 2;
+  const absl::Status unknown = driver_.Publish(zero_, before, 0, "x");
+  EXPECT_THAT(unknown, HasReason("STALE_ATTEMPT"));
+  EXPECT_EQ(DetailOf(unknown).metadata().at("current_attempt"), "0");
+  driver_.Pass(absl::Seconds(1));
+  EXPECT_FALSE(Events(1).back().has_go());
+  // Two layouts later the name is back.
+  ASSERT_THAT(driver_.Apply(CoreDriver::LanguageOnly(2)), IsOk());
+  zero_.generation = one_.generation = 3;
+  ASSERT_THAT(driver_.Form(3, zero_), IsOk());
+  ASSERT_THAT(driver_.Form(4, one_), IsOk());
+  EXPECT_GT(driver_.LastGo(3).number(), before.number());
 }
 
 TEST_F(CliqueTest, OnlyMembersPublishAndReport) {

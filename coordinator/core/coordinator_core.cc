@@ -65,10 +65,10 @@ absl::StatusOr<v1::ApplyLayoutResponse> CoordinatorCore::ApplyLayout(
   cliques_.LayoutChanged(job, end, effects);
   barriers_.LayoutChanged(job, end, effects);
   membership_.PushNews(job, effects);
-  effects.log.push_back(
-      absl::StrCat("layout_applied job=", job, " generation=", generation,
-                   " world_size=", change.next.layout->world_size(),
-                   " digest=", change.next.layout->digest()));
+  effects.log.push_back(absl::StrCat(
+      "layout_applied job=", job, " generation=", generation,
+      " world_size=", change.next.layout->world_size(),
+      " digest=", absl::Hex(change.next.layout->digest(), absl::kZeroPad16)));
   return response;
 }
 

@@ -173,7 +173,8 @@ absl::Status Membership::CheckFree(const MemberKey& key,
       {{"holder_host", record.facts().host()},
        {"holder_pid", absl::StrCat(record.facts().pid())},
        {"holder_incarnation", absl::StrCat(record.incarnation())},
-       {"lease_remaining_ms", absl::StrCat(remaining_ms)}});
+       {"lease_remaining_ms", absl::StrCat(remaining_ms)},
+       {"term", absl::StrCat(term_)}});
 }
 
 absl::StatusOr<v1::RegisterResponse> Membership::Register(

@@ -85,6 +85,7 @@ TEST_F(MembershipTest, ASecondLiveProcessIsRefusedAndToldWhoTheFirstIs) {
   EXPECT_EQ(metadata.at("holder_pid"), "1007");
   EXPECT_EQ(metadata.at("holder_incarnation"), "7");
   EXPECT_EQ(metadata.at("lease_remaining_ms"), "6000");
+  EXPECT_EQ(metadata.at("term"), "1");
   // The first does not notice, nor do a trainer and a worker of one rank.
   EXPECT_THAT(driver_.Session(1, {1, 7}), IsOk());
   EXPECT_THAT(driver_.Register({1, 9, v1::TRAINER}), IsOk());
@@ -235,7 +236,9 @@ TEST_F(MembershipTest, AfterARestartEveryLiveMemberHasOneFreshLease) {
   const TestMember one = driver_.Join(1);
   driver_.Pass(absl::Seconds(9));
   driver_.Restart();
-  EXPECT_THAT(driver_.Register({0, 99}), HasReason("MEMBER_ID_IN_USE"));
+  const auto in_use = driver_.Register({0, 99});
+  EXPECT_THAT(in_use, HasReason("MEMBER_ID_IN_USE"));
+  EXPECT_EQ(DetailOf(in_use.status()).metadata().at("term"), "2");
   driver_.Pass(absl::Seconds(9));
   EXPECT_THAT(driver_.Session(1, zero), IsOk());
   driver_.Pass(absl::Seconds(1));

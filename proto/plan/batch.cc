@@ -16,16 +16,18 @@ void Add(Problems& problems, std::string field, std::string description,
       {std::move(field), std::move(description), std::move(hint)});
 }
 
-// "S=6 must divide by 2*cp = 4", with the next length that does.
-void CheckDivides(absl::string_view what, int64_t length,
+// "S=6 must divide by 2*cp = 4", with the next S that does. `context` goes
+// before it.
+void CheckDivides(absl::string_view name, int64_t length,
                   absl::string_view factor_name, int64_t factor,
-                  std::string field, Problems& problems) {
+                  std::string field, Problems& problems,
+                  absl::string_view context = "") {
   if (length % factor == 0) return;
   const int64_t next = (length / factor + 1) * factor;
   Add(problems, std::move(field),
-      absl::StrCat(what, "=", length, " must divide by ", factor_name, " = ",
-                   factor),
-      absl::StrCat("next valid ", what, " is ", next, " (+", next - length,
+      absl::StrCat(context, name, "=", length, " must divide by ", factor_name,
+                   " = ", factor),
+      absl::StrCat("next valid ", name, " is ", next, " (+", next - length,
                    ")"));
 }
 
@@ -79,8 +81,9 @@ void CheckCuSeqlensPadded(const Module& module, int64_t seq_length,
   for (size_t i = 1; module.cp() > 1 && i < cu.size(); ++i) {
     const int64_t length = cu[i] - cu[i - 1];
     whole &= length % factor == 0;
-    CheckDivides(absl::StrCat("the length of sequence ", i - 1), length, "2*cp",
-                 factor, absl::StrCat(field, "[", i, "]"), problems);
+    CheckDivides("length", length, "2*cp", factor,
+                 absl::StrCat(field, "[", i, "]"), problems,
+                 absl::StrCat("sequence ", i - 1, ": "));
   }
   if (whole && module.sequence_parallel()) {
     CheckDivides("S/cp", seq_length / module.cp(), "tp", module.tp(),

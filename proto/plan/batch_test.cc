@@ -125,7 +125,8 @@ INSTANTIATE_TEST_SUITE_P(
          1,
          {0, 6, 16},
          {},
-         "the length of sequence 0=6 must divide by 2*cp = 4"},
+         "sequence 0: length=6 must divide by 2*cp = 4 (next valid length is 8 "
+         "(+2))"},
         {"ThdFalls",
          1,
          1,

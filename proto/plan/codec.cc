@@ -202,6 +202,19 @@ absl::StatusOr<Layout> LayoutFromProto(const v1::Layout& message) {
   return ProblemsToStatus("INVALID_LAYOUT", problems);
 }
 
+Problems CheckLayoutDocument(const Document& document,
+                             const v1::Layout& message) {
+  Problems problems = document.problems;
+  // A problem with no field is one of the whole file.
+  if (std::any_of(problems.begin(), problems.end(),
+                  [](const Problem& p) { return p.field.empty(); })) {
+    return problems;
+  }
+  const Problems more = Layout::Check(LayoutSpecFromProto(message));
+  problems.insert(problems.end(), more.begin(), more.end());
+  return problems;
+}
+
 v1::Coordinates ToProto(const Coordinates& coordinates) {
   v1::Coordinates message;
   message.set_tp(coordinates.tp);

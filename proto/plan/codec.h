@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "proto/plan/batch.h"
 #include "proto/plan/copy_table.h"
+#include "proto/plan/document.h"
 #include "proto/plan/layout.h"
 #include "proto/plan/shard_plan.h"
 #include "shardwright/v1/layout.pb.h"
@@ -27,6 +28,11 @@ Problems CheckUnknownFields(const google::protobuf::Message& message);
 
 // Layout::Create(), after CheckUnknownFields(); all problems of both.
 absl::StatusOr<Layout> LayoutFromProto(const v1::Layout& message);
+
+// All that is wrong with a layout that was read from a file: of the document,
+// and of what it says unless nothing could be read of it.
+Problems CheckLayoutDocument(const Document& document,
+                             const v1::Layout& message);
 
 v1::Coordinates ToProto(const Coordinates& coordinates);
 Coordinates CoordinatesFromProto(const v1::Coordinates& message);

@@ -107,6 +107,14 @@ TEST(CodecTest, UnknownFieldsAreProblemsBesideTheOthers) {
                                HasSubstr("rank 2 belongs to no module")));
 }
 
+TEST(CodecTest, AFileThatCannotBeReadIsNotBlamedForWhatItLacks) {
+  v1::Layout message;
+  Document document = ReadDocument("name: [", message);
+  EXPECT_EQ(CheckLayoutDocument(document, message).size(), 1);
+  document = ReadDocument("nme: a", message);
+  EXPECT_GT(CheckLayoutDocument(document, message).size(), 2);
+}
+
 TEST(CodecTest, ExplainsARankWithAllItsGroups) {
   const Layout layout = *LayoutFromProto(LayoutMessage());
   const absl::StatusOr<v1::RankExplanation> explanation =

@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "google/protobuf/descriptor.h"
 #include "yaml-cpp/yaml.h"
 
@@ -173,6 +174,13 @@ class Reader {
     return node.IsScalar() && absl::SimpleAtoi(node.Scalar(), &value);
   }
 
+  static bool HasOnlyDigits(absl::string_view text) {
+    absl::ConsumePrefix(&text, "-");
+    return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) {
+      return absl::ascii_isdigit(c);
+    });
+  }
+
   // One value: sets a single field, or adds to a repeated one.
   void ReadValue(const YAML::Node& node, const std::string& path,
                  const FieldDescriptor& field, Message& message) {
@@ -215,8 +223,10 @@ class Reader {
                    const FieldDescriptor& field, Message& message) {
     const Reflection& reflection = *message.GetReflection();
     int64_t value = 0;
-    if (!node.IsScalar() || node.Tag() == "!" ||  // "!": in quotes
-        !absl::SimpleAtoi(node.Scalar(), &value)) {
+    if (node.IsScalar() && HasOnlyDigits(node.Scalar()) && !IsInteger(node)) {
+      Add(path, node, absl::StrCat(Quote(node), " does not fit 64 bits"));
+    } else if (!node.IsScalar() || node.Tag() == "!" ||  // "!": in quotes
+               !absl::SimpleAtoi(node.Scalar(), &value)) {
       Add(path, node,
           absl::StrCat("must be a whole number and is ", Quote(node)),
           node.Tag() == "!" ? "numbers have no quotes" : "");

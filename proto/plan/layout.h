@@ -7,7 +7,7 @@
 //   3. A module's sizes multiply to its number of ranks, in the base view and
 //   in
 //      the expert view; with expert parallelism both have the same pp groups.
-//   4. Edges join two different modules that exist.
+//   4. Edges go from encoders that exist to the language module.
 // The rules are those of Megatron-Core's MIMO topology (create_topology,
 // ModuleGridSpec), and stricter where it is silent. Accepted besides: data
 // parallel sizes that do not divide one another, context parallelism on the

@@ -379,11 +379,30 @@ class LayoutChecker {
     if (!edge.from.empty() && edge.from == edge.to) {
       Add(absl::StrCat(path, ".to"),
           absl::StrCat("'", edge.to, "' cannot be joined to itself"));
+    } else {
+      CheckEdgeRoles(edge, path);
     }
     for (size_t k = 0; k < i; ++k) {
       if (spec_.edges[k].from == edge.from && spec_.edges[k].to == edge.to) {
         Add(path, absl::StrCat("is the same as edges[", k, "]"));
         break;
+      }
+    }
+  }
+
+  void CheckEdgeRoles(const EdgeSpec& edge, const std::string& path) {
+    for (const ModuleSpec& module : spec_.modules) {
+      if (module.name == edge.from && module.role == Role::kLanguage) {
+        Add(absl::StrCat(path, ".from"),
+            absl::StrCat("'", edge.from,
+                         "' is the language module, and rows "
+                         "go from encoders to it"),
+            "swap from and to");
+      } else if (module.name == edge.to && module.role == Role::kEncoder) {
+        Add(absl::StrCat(path, ".to"),
+            absl::StrCat("'", edge.to,
+                         "' is an encoder, and rows go to the "
+                         "language module"));
       }
     }
   }

@@ -281,6 +281,16 @@ INSTANTIATE_TEST_SUITE_P(
          "there is no module 'languag' (did you mean 'language'?)"},
         {"EdgeToItself", [](LayoutSpec& s) { s.edges[0].to = "images"; },
          "edges[0].to", "cannot be joined to itself"},
+        {"EdgeBackwards",
+         [](LayoutSpec& s) {
+           s.edges[0] = {"language", "images"};
+         },
+         "edges[0].from", "'language' is the language module"},
+        {"EdgeToAnEncoder",
+         [](LayoutSpec& s) {
+           s.edges[0] = {"language", "images"};
+         },
+         "edges[0].to", "'images' is an encoder"},
         {"EdgeTwice", [](LayoutSpec& s) { s.edges.push_back(s.edges[0]); },
          "edges[1]", "is the same as edges[0]"},
     }),

@@ -46,6 +46,9 @@ absl::Status ProblemsToStatus(absl::string_view reason,
     if (i < kQuotedMax) {
       absl::StrAppend(&message, i == 0 ? "" : "; ", problem.field,
                       problem.field.empty() ? "" : ": ", problem.description);
+      if (!problem.hint.empty()) {
+        absl::StrAppend(&message, " (", problem.hint, ")");
+      }
     }
   }
   if (problems.size() > kQuotedMax) absl::StrAppend(&message, "; ...");

@@ -12,6 +12,7 @@ import json
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 import unittest
@@ -296,6 +297,18 @@ class FaultsTest(unittest.TestCase):
     self.assertEqual(self.coordinator.terminate(), 0)
     for worker in workers:
       self.assertEqual(worker.terminate(), 0, worker.log)
+
+  def test_port_file_of_an_earlier_run_does_not_outlive_a_failed_start(self):
+    port_file = processes.temporary_directory() / "port"
+    port_file.write_text("127.0.0.1:1\n")
+    start = subprocess.run([
+        processes.program("worker/workerd"), "--coordinator",
+        self.coordinator.address, "--job", "faults", "--rank", "0", "--listen",
+        "127.0.0.1:0", "--device", "none", "--port-file",
+        str(port_file)
+    ], timeout=PATIENCE_S, check=False)
+    self.assertNotEqual(start.returncode, 0)
+    self.assertFalse(port_file.exists())
 
 
 if __name__ == "__main__":

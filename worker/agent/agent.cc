@@ -107,14 +107,13 @@ v1::WorkerDescription Agent::Describe() const {
 }
 
 void Agent::OnRegistered(int64_t generation) {
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    registered_ = true;
-    check_layout_ = true;
-    pause_ = absl::ZeroDuration();
-    changed_.notify_all();
-  }
-  OnNews(generation, {});
+  const std::lock_guard<std::mutex> lock(mutex_);
+  registered_ = true;
+  check_layout_ = true;
+  pause_ = absl::ZeroDuration();
+  if (generation != generation_) WakeLocked();
+  generation_ = generation;
+  changed_.notify_all();
 }
 
 void Agent::OnNews(int64_t generation,

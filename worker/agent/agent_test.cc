@@ -1,6 +1,6 @@
-// Two agents of one clique, each with a scripted coordinator of its own that
-// forms whatever is asked for. What a real coordinator and real processes make
-// of it is tests/integration's to ask.
+// Two agents of one clique, and a coordinator of a hundred lines that brings
+// them together. What the real one and real processes make of it is
+// tests/integration's to ask.
 
 #include "worker/agent/agent.h"
 
@@ -25,15 +25,50 @@
 namespace shardwright {
 namespace {
 
+using ::testing::Each;
 using ::testing::ElementsAre;
 
 constexpr absl::Duration kPatience = absl::Seconds(10);
+
+// Where the two members meet for an attempt: both must be there, with the same
+// generation.
+class MeetingPoint {
+ public:
+  // Returns the attempt's number; 0 if `cancelled` comes first.
+  int Meet(int position, int64_t generation,
+           const std::atomic<bool>& cancelled) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (cancelled) return 0;
+    generations_[position] = generation;
+    if (generations_[0] == generations_[1]) {
+      generations_[0] = generations_[1] = 0;
+      changed_.notify_all();
+      return ++number_;
+    }
+    const int last = number_;
+    changed_.wait(lock, [&] { return number_ != last || cancelled; });
+    if (number_ != last) return number_;
+    generations_[position] = 0;
+    return 0;
+  }
+  void Wake() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    changed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int64_t generations_[2] = {0, 0};  // Of who waits; 0: nobody.
+  int number_ = 0;
+};
 
 // Rank 3 or 4 of a language module in which they are a tp group; each is a cp
 // group of its own. The coordinator's side of all its calls.
 class Member {
  public:
-  Member(int64_t rank, LoopbackFactory& factory) : rank_(rank) {
+  Member(int64_t rank, LoopbackFactory& factory, MeetingPoint& meeting_point)
+      : rank_(rank), meeting_point_(meeting_point) {
     connection_->on_register = [this](const v1::RegisterRequest&)
         -> absl::StatusOr<v1::RegisterResponse> {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -134,7 +169,6 @@ class Member {
     return explanation;
   }
 
-  // Both members are in their n-th attempt together, as both end with it.
   void ScriptForming() {
     connection_->publish_slots = [](const v1::PublishSlotsRequest&)
         -> absl::StatusOr<v1::PublishSlotsResponse> {
@@ -144,48 +178,75 @@ class Member {
         [this](const v1::ReportCommunicatorsRequest& request)
         -> absl::StatusOr<v1::ReportCommunicatorsResponse> {
       const std::lock_guard<std::mutex> lock(mutex_);
-      reported_ok_ = request.reports(0).ok();
-      ++report_count_;
+      for (const auto& report : request.reports()) reports_.push_back(report);
       changed_.notify_all();
       return v1::ReportCommunicatorsResponse();
     };
     connection_->form_communicators =
         [this](const v1::FormCommunicatorsRequest& request,
-               const ScriptedConnection::OnForm& on_event, CallCanceller) {
-          for (const std::string& kind : request.kinds()) {
-            if (!FormOne(kind, on_event)) return absl::CancelledError("");
-          }
-          return absl::OkStatus();
+               const ScriptedConnection::OnForm& on_event,
+               CallCanceller canceller) {
+          cancelled_ = false;
+          canceller.OnCancel([this] {
+            cancelled_ = true;
+            meeting_point_.Wake();
+            const std::lock_guard<std::mutex> lock(mutex_);
+            changed_.notify_all();
+          });
+          return Form(request, on_event);
         };
   }
 
-  bool FormOne(const std::string& kind,
-               const ScriptedConnection::OnForm& on_event) {
+  absl::Status Form(const v1::FormCommunicatorsRequest& request,
+                    const ScriptedConnection::OnForm& on_event) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      asked_.insert(asked_.end(), request.kinds().begin(),
+                    request.kinds().end());
+    }
+    v1::FormCommunicatorsResponse active;
+    bool formed = false;
+    while (!formed) {
+      v1::Attempt attempt;
+      attempt.set_clique("language/tp/0");
+      attempt.set_number(meeting_point_.Meet(
+          rank_ == 3 ? 0 : 1, request.caller().generation(), cancelled_));
+      if (attempt.number() == 0) return absl::CancelledError("");
+      v1::FormCommunicatorsResponse go, slots;
+      *go.mutable_go()->mutable_attempt() = attempt;
+      go.mutable_go()->add_ranks(3);
+      go.mutable_go()->add_ranks(4);
+      go.mutable_go()->add_slot_indexes(rank_ == 3 ? 0 : 1);
+      *slots.mutable_slots()->mutable_attempt() = attempt;
+      slots.mutable_slots()->add_values("loopback 0");
+      slots.mutable_slots()->add_values("loopback 1");
+      *active.mutable_active()->mutable_attempt() = attempt;
+      if (!on_event(go) || !on_event(slots)) return absl::CancelledError("");
+      formed = WaitForReport(attempt);
+      if (cancelled_) return absl::CancelledError("");
+    }
+    on_event(active);
+    return absl::OkStatus();
+  }
+
+  // Whether connecting went well.
+  bool WaitForReport(const v1::Attempt& attempt) {
     std::unique_lock<std::mutex> lock(mutex_);
-    asked_.push_back(kind);
-    v1::Attempt attempt;
-    attempt.set_clique(absl::StrCat("language/", kind, "/0"));
-    attempt.set_number(static_cast<int>(asked_.size()));
-    const int reports = report_count_;
-    lock.unlock();
-    v1::FormCommunicatorsResponse go, slots, active;
-    *go.mutable_go()->mutable_attempt() = attempt;
-    go.mutable_go()->add_ranks(3);
-    go.mutable_go()->add_ranks(4);
-    go.mutable_go()->add_slot_indexes(rank_ == 3 ? 0 : 1);
-    *slots.mutable_slots()->mutable_attempt() = attempt;
-    slots.mutable_slots()->add_values("loopback 0");
-    slots.mutable_slots()->add_values("loopback 1");
-    *active.mutable_active()->mutable_attempt() = attempt;
-    if (!on_event(go) || !on_event(slots)) return false;
-    lock.lock();
-    changed_.wait(lock, [&] { return report_count_ > reports; });
-    const bool ok = reported_ok_;
-    lock.unlock();
-    return ok && on_event(active);
+    bool ok = false;
+    changed_.wait(lock, [&] {
+      for (const v1::CommunicatorReport& report : reports_) {
+        if (report.attempt().number() != attempt.number()) continue;
+        ok = report.ok();
+        return true;
+      }
+      return cancelled_.load();
+    });
+    return ok;
   }
 
   const int64_t rank_;
+  MeetingPoint& meeting_point_;
+  std::atomic<bool> cancelled_{false};
   std::mutex mutex_;
   std::condition_variable changed_;
   int64_t generation_ = 1;
@@ -193,8 +254,7 @@ class Member {
   std::shared_ptr<ScriptedSession::Wire> wire_;
   std::vector<std::string> asked_;
   int session_count_ = 0;
-  int report_count_ = 0;
-  bool reported_ok_ = false;
+  std::vector<v1::CommunicatorReport> reports_;
   std::atomic<bool> left_{false};
   const std::shared_ptr<ScriptedConnection> connection_ =
       std::make_shared<ScriptedConnection>();
@@ -213,24 +273,26 @@ class AgentTest : public ::testing::Test {
     }
   }
 
-  // Waits for the n-th attempt at the clique of both.
-  void ExpectAttempt(int number) {
-    for (Member* member : {&first_, &second_}) {
-      const absl::Time deadline = absl::Now() + kPatience;
-      auto clique = member->Active("tp");
-      while ((!clique.ok() || clique->attempt.number() != number) &&
-             absl::Now() < deadline) {
-        std::this_thread::yield();
-        clique = member->Active("tp");
-      }
-      ASSERT_THAT(clique, IsOk());
-      EXPECT_EQ(clique->attempt.number(), number);
-    }
+  // Waits until both have a later attempt than `old`, and it works.
+  void ExpectFormedAgain(const CliqueTable::Clique& old) {
+    const absl::Time deadline = absl::Now() + kPatience;
+    absl::StatusOr<CliqueTable::Clique> cliques[2];
+    do {
+      cliques[0] = first_.Active("tp");
+      cliques[1] = second_.Active("tp");
+      ASSERT_THAT(cliques[0], IsOk());
+      ASSERT_THAT(cliques[1], IsOk());
+      ASSERT_LT(absl::Now(), deadline);
+    } while (cliques[0]->attempt.number() <= old.attempt.number() ||
+             !SameAttempt(cliques[0]->attempt, cliques[1]->attempt) ||
+             !cliques[0]->communicator->status().ok());
   }
 
-  LoopbackFactory factory_;
-  Member first_{3, factory_};
-  Member second_{4, factory_};
+  // Short: one who is called away leaves the other to find out.
+  LoopbackFactory factory_{absl::Milliseconds(200)};
+  MeetingPoint meeting_point_;
+  Member first_{3, factory_, meeting_point_};
+  Member second_{4, factory_, meeting_point_};
 };
 
 TEST_F(AgentTest, FormsWhatHasMoreThanOneMember) {
@@ -247,14 +309,14 @@ TEST_F(AgentTest, FormsWhatHasMoreThanOneMember) {
 
 TEST_F(AgentTest, ALostMemberEndsItsCliqueWhichFormsAgain) {
   StartBoth();
-  const auto old = first_.Active("tp");
-  ASSERT_THAT(old, IsOk());
+  const auto before = first_.Active("tp");
+  ASSERT_THAT(before, IsOk());
   const auto own = first_.Active("cp");
   ASSERT_THAT(own, IsOk());
   first_.Tell({4});
   second_.Tell({4});  // It hears of its own loss too.
-  ExpectAttempt(2);
-  EXPECT_THAT(old->communicator->status(), HasReason("PEER_LOST"));
+  ExpectFormedAgain(*before);
+  EXPECT_THAT(before->communicator->status(), HasReason("PEER_LOST"));
   EXPECT_THAT(own->communicator->status(), IsOk());
 }
 
@@ -270,10 +332,10 @@ TEST_F(AgentTest, ALostMemberOfOtherCliquesEndsNothing) {
 
 TEST_F(AgentTest, ABrokenCommunicatorIsNoticedAndFormedAgain) {
   StartBoth();
-  const auto clique = first_.Active("tp");
-  ASSERT_THAT(clique, IsOk());
-  clique->communicator->Abort(absl::AbortedError("cable"));
-  ExpectAttempt(2);
+  const auto before = first_.Active("tp");
+  ASSERT_THAT(before, IsOk());
+  before->communicator->Abort(absl::AbortedError("cable"));
+  ExpectFormedAgain(*before);
 }
 
 TEST_F(AgentTest, ARestartedCoordinatorEndsNothing) {
@@ -292,28 +354,32 @@ TEST_F(AgentTest, ARestartedCoordinatorEndsNothing) {
     member->WaitForSession(2);
     member->Tell({});
   }
-  ExpectAttempt(2);
+  ExpectFormedAgain(*before);
 }
 
 TEST_F(AgentTest, AnExpiredLeaseEndsAllButCliquesOfOne) {
   StartBoth();
   const absl::Status expired = Error(absl::StatusCode::kFailedPrecondition,
                                      "NOT_REGISTERED", "lease expired");
+  const auto before = first_.Active("tp");
+  ASSERT_THAT(before, IsOk());
   const auto own = first_.Active("cp");
   ASSERT_THAT(own, IsOk());
   first_.EndSession(expired);
-  ExpectAttempt(2);
+  ExpectFormedAgain(*before);
   EXPECT_THAT(own->communicator->status(), IsOk());
-  EXPECT_THAT(first_.asked(), ElementsAre("tp", "tp"));
+  EXPECT_THAT(first_.asked(), Each("tp"));
 }
 
 TEST_F(AgentTest, ANewLayoutFormsEverythingAgain) {
   StartBoth();
+  const auto before = first_.Active("tp");
+  ASSERT_THAT(before, IsOk());
   for (Member* member : {&first_, &second_}) {
     member->SetGeneration(2);
     member->Tell({});
   }
-  ExpectAttempt(2);
+  ExpectFormedAgain(*before);
   EXPECT_EQ(first_.agent().Describe().generation(), 2);
 }
 

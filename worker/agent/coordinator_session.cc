@@ -101,8 +101,8 @@ bool CoordinatorSession::Register() {
     generation_ = response->generation();
     // A later registration hears what happened since the earlier one; unless
     // the coordinator has lost its memory.
-    revision_ = revision_ == 0 ? response->revision()
-                               : std::min(revision_, response->revision());
+    revision_ = std::min(revision_.value_or(response->revision()),
+                         response->revision());
   }
   spdlog::info("event=registered generation={} term={} lease={}",
                response->generation(), response->term(),
@@ -120,12 +120,15 @@ void CoordinatorSession::OnRefused(const absl::Status& status) {
     return;
   }
   if (reason == "MEMBER_ID_IN_USE") {
-    const std::string holder = TextIn(detail, "holder_incarnation");
+    std::pair<std::string, std::string> holder(
+        TextIn(detail, "holder_incarnation"), TextIn(detail, "term"));
+    // The lease that was to run out has been renewed; or, in another term,
+    // granted by a coordinator that restarted, which proves nothing.
     if (holder_ == holder) {
-      Fatal(status);  // The lease that was to run out has been renewed.
+      Fatal(status);
       return;
     }
-    holder_ = holder;
+    holder_ = std::move(holder);
     retry_after_ = kLeaseSlack +
                    absl::Milliseconds(NumberIn(detail, "lease_remaining_ms"));
   }
@@ -168,7 +171,7 @@ void CoordinatorSession::Hold() {
     {
       // What happened meanwhile is of no interest to who begins anew.
       const std::lock_guard<std::mutex> lock(mutex_);
-      revision_ = 0;
+      revision_.reset();
     }
     listener_.OnLeaseLost();
   } else {
@@ -205,7 +208,7 @@ v1::SessionRequest CoordinatorSession::NextRequest() const {
   *request.mutable_caller() = caller();
   const std::lock_guard<std::mutex> lock(mutex_);
   request.set_phase(phase_);
-  request.set_revision(revision_);
+  request.set_revision(revision_.value_or(0));
   return request;
 }
 

@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -86,7 +87,8 @@ class CoordinatorSession {
 
   // Of the thread only.
   Backoff backoff_;
-  std::optional<std::string> holder_;  // Incarnation that had the rank.
+  // Incarnation that had the rank, and the coordinator's term.
+  std::optional<std::pair<std::string, std::string>> holder_;
   absl::Duration retry_after_;
   absl::Duration renew_period_;
   std::string last_failure_;  // Logged once, not at every try.
@@ -96,7 +98,7 @@ class CoordinatorSession {
   bool stopping_ = false;            // All that follow: guarded by mutex_.
   SessionStream* stream_ = nullptr;  // While one is open.
   int64_t generation_ = 0;
-  int64_t revision_ = 0;
+  std::optional<int64_t> revision_;  // None: the next registration sets it.
   std::string phase_;
 
   std::thread thread_;

@@ -119,6 +119,14 @@ class CoordinatorSessionTest : public ::testing::Test {
                  "rank 3 is process 17 on host a",
                  {{"holder_incarnation", holder}, {"lease_remaining_ms", "5"}});
   }
+  static absl::Status InUse(const std::string& holder,
+                            const std::string& term) {
+    return Error(absl::StatusCode::kAlreadyExists, "MEMBER_ID_IN_USE",
+                 "rank 3 is process 17 on host a",
+                 {{"holder_incarnation", holder},
+                  {"term", term},
+                  {"lease_remaining_ms", "5"}});
+  }
 
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -185,6 +193,34 @@ TEST_F(CoordinatorSessionTest, ACoordinatorWithoutMemoryCountsFromItsOwnStart) {
   EXPECT_EQ(Stream(1)->Request().revision(), 3);
 }
 
+TEST_F(CoordinatorSessionTest, HearsOfTheFirstLossThatItMissed) {
+  revision_ = 0;  // Nobody was ever lost.
+  Start();
+  EXPECT_EQ(listener_.Next(), "registered 5");
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    revision_ = 1;
+  }
+  Stream(0)->End(absl::UnavailableError("down"));
+  EXPECT_EQ(listener_.Next(), "disconnected");
+  EXPECT_EQ(listener_.Next(), "registered 5");
+  EXPECT_EQ(Stream(1)->Request().revision(), 0);
+}
+
+TEST_F(CoordinatorSessionTest, ALostLeaseAsksForNoOldNews) {
+  Start();
+  EXPECT_EQ(listener_.Next(), "registered 5");
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    revision_ = 120;
+  }
+  Stream(0)->End(Error(absl::StatusCode::kFailedPrecondition, "NOT_REGISTERED",
+                       "the lease has expired"));
+  EXPECT_EQ(listener_.Next(), "lease lost");
+  EXPECT_EQ(listener_.Next(), "registered 5");
+  EXPECT_EQ(Stream(1)->Request().revision(), 120);
+}
+
 TEST_F(CoordinatorSessionTest, ALostLeaseIsToldAndRegisteredAgain) {
   Start();
   EXPECT_EQ(listener_.Next(), "registered 5");
@@ -205,6 +241,20 @@ TEST_F(CoordinatorSessionTest, GivesUpOnAHolderThatRenewsItsLease) {
   refusals_ = {InUse("41"), InUse("41")};
   Start();
   EXPECT_EQ(listener_.Next(), "fatal MEMBER_ID_IN_USE");
+}
+
+TEST_F(CoordinatorSessionTest, AHolderOfAnotherTermIsNoProofThatItIsAlive) {
+  refusals_ = {InUse("41", "1"), InUse("41", "2")};
+  Start();
+  EXPECT_EQ(listener_.Next(), "registered 5");
+  EXPECT_EQ(register_count_, 3);
+}
+
+TEST_F(CoordinatorSessionTest, GivesUpOnAHolderThatRenewsInTheNewTerm) {
+  refusals_ = {InUse("41", "1"), InUse("41", "2"), InUse("41", "2")};
+  Start();
+  EXPECT_EQ(listener_.Next(), "fatal MEMBER_ID_IN_USE");
+  EXPECT_EQ(register_count_, 3);
 }
 
 TEST_F(CoordinatorSessionTest, WaitsForAJobThatIsNotThereYet) {

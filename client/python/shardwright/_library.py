@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+import operator
 import os
 import pathlib
 from ctypes import (
@@ -19,13 +20,40 @@ from ctypes import (
 )
 from typing import Any
 
-from shardwright.errors import Code, ShardwrightError
+from shardwright.errors import Code, ShardwrightError, invalid
 
 _ABI_VERSION = 1
 _FILE_NAME = "libshardwright.so"
 
 EMBEDDINGS = 0
 LABELS = 1
+
+INT64_MIN = -(2**63)
+INT64_MAX = 2**63 - 1
+
+
+def int64(name: str, value: Any, reason: str = "INVALID_ARGUMENT") -> int:
+    """Checks an integer, because ctypes wraps what does not fit in 64 bits."""
+    try:
+        # JSON tells true from 1, and so do we.
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise invalid(reason, f"{name} is {value!r}, must be an integer")
+    if not INT64_MIN <= number <= INT64_MAX:
+        raise invalid(reason, f"{name} is {number}, must fit in 64 bits")
+    return number
+
+
+def milliseconds(name: str, seconds: Any) -> int:
+    """Checks a time; the library counts milliseconds."""
+    try:
+        return int64(name, round(seconds * 1000))
+    except (TypeError, ValueError, OverflowError):
+        raise invalid(
+            "INVALID_ARGUMENT", f"{name} is {seconds!r}, must be seconds"
+        ) from None
 
 
 class BatchShape(Structure):
@@ -39,13 +67,15 @@ class BatchShape(Structure):
     ]
 
 
-class Modality(Structure):
+class NamedValue(Structure):
+    _fields_ = [("name", c_char_p), ("value", c_int64)]
+
+
+class EncoderRows(Structure):
     _fields_ = [
         ("name", c_char_p),
-        ("special_token_id", c_int64),
-        ("row_count", c_int64),
-        ("encoder_rows", POINTER(c_int64)),
-        ("encoder_rows_count", c_int64),
+        ("rows", POINTER(c_int64)),
+        ("lane_count", c_int64),
     ]
 
 
@@ -56,8 +86,12 @@ class Batch(Structure):
         ("input_ids", POINTER(c_int64)),
         ("sample_lengths", POINTER(c_int64)),
         ("sample_count", c_int64),
-        ("modalities", POINTER(Modality)),
-        ("modality_count", c_int64),
+        ("special_token_ids", POINTER(NamedValue)),
+        ("special_token_id_count", c_int64),
+        ("counts", POINTER(NamedValue)),
+        ("count_count", c_int64),
+        ("encoder_rows", POINTER(EncoderRows)),
+        ("encoder_rows_count", c_int64),
         ("cu_seqlens_padded", POINTER(c_int64)),
         ("cu_seqlens_padded_counts", POINTER(c_int64)),
         ("cu_seqlens_padded_lane_count", c_int64),

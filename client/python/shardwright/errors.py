@@ -52,13 +52,7 @@ class ShardwrightError(Exception):
         self.reason = reason
         self.message = message
         self.details: dict[str, Any] = dict(details or {})
-        hints = [
-            violation["hint"]
-            for violation in self.details.get("violations", ())
-            if violation["hint"] and violation["hint"] not in message
-        ]
-        text = f"{message} ({'; '.join(hints)})" if hints else message
-        super().__init__(f"{text} [{reason or code.name}]")
+        super().__init__(f"{message} [{reason or code.name}]")
 
 
 def invalid(reason: str, message: str) -> ShardwrightError:

@@ -60,31 +60,100 @@ class Rank:
     groups: Mapping[str, Group]
 
 
-def _integers(values: Any) -> numpy.ndarray:
-    array = numpy.asarray([] if values is None else values)
-    if array.size and array.dtype.kind not in "iu":
+_INVALID_BATCH = "INVALID_BATCH"
+
+
+def _integers(name: str, values: Any) -> numpy.ndarray:
+    try:
+        array = numpy.asarray(values)
+    except ValueError:  # Lists of different lengths where integers belong.
+        array = numpy.empty((0, 0))
+    if array.ndim != 1:
         raise invalid(
-            "INVALID_BATCH", f"{array.dtype} values where integers belong"
+            _INVALID_BATCH,
+            f"{name} must be a list of integers, and has {array.ndim} "
+            "dimensions",
         )
-    return numpy.ascontiguousarray(array, dtype=numpy.int64).reshape(-1)
+    if array.dtype.kind == "i" or array.size == 0:
+        return numpy.ascontiguousarray(array, dtype=numpy.int64)
+    if array.dtype.kind == "u" and array.max() <= _library.INT64_MAX:
+        return array.astype(numpy.int64)
+    # One by one, to name the value that is wrong.
+    checked = [
+        _library.int64(f"{name}[{i}]", value, _INVALID_BATCH)
+        for i, value in enumerate(values)
+    ]
+    return numpy.array(checked, dtype=numpy.int64)
 
 
 class _Int64s:
     """Integers as C sees them: keeps the memory alive as long as itself."""
 
-    def __init__(self, values: Any) -> None:
-        self._array = _integers(values)
-        self.pointer = self._array.ctypes.data_as(
-            ctypes.POINTER(ctypes.c_int64)
+    def __init__(self, array: numpy.ndarray) -> None:
+        self._array = array
+        self.pointer = array.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))
+        self.count = array.size
+
+
+def _optional(name: str, values: Any) -> _Int64s:
+    return _Int64s(_integers(name, [] if values is None else values))
+
+
+def _flat(arrays: Sequence[numpy.ndarray]) -> tuple[_Int64s, _Int64s]:
+    """All of them one after another, and the length of each."""
+    lengths = numpy.array([array.size for array in arrays], numpy.int64)
+    flat = numpy.concatenate([numpy.empty(0, numpy.int64), *arrays])
+    return _Int64s(flat), _Int64s(lengths)
+
+
+def _list(name: str, values: Any) -> list[Any]:
+    try:
+        if not isinstance(values, (str, bytes, Mapping)):
+            return list(values)
+    except TypeError:
+        pass
+    raise invalid(_INVALID_BATCH, f"{name} is {values!r}, must be a list")
+
+
+def _items(batch: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
+    """What a batch says by modality under `key`."""
+    values = batch.get(key, {})
+    if not isinstance(values, Mapping):
+        raise invalid(
+            _INVALID_BATCH, f"{key} is {values!r}, must be a mapping by name"
         )
-        self.count = self._array.size
+    for name in values:
+        if not isinstance(name, str) or "\0" in name:
+            raise invalid(_INVALID_BATCH, f"{key} has no name {name!r}")
+    return list(values.items())
 
 
-def _flat(lists: Sequence[Any] | None) -> tuple[_Int64s, _Int64s]:
-    """All lists one after another, and the length of each."""
-    arrays = [_integers(entry) for entry in ([] if lists is None else lists)]
-    flat = numpy.concatenate(arrays) if arrays else []
-    return _Int64s(flat), _Int64s([array.size for array in arrays])
+def _named_values(batch: Mapping[str, Any], key: str) -> Any:
+    items = _items(batch, key)
+    return (_library.NamedValue * len(items))(
+        *(
+            (
+                name.encode(),
+                _library.int64(f"{key}.{name}", value, _INVALID_BATCH),
+            )
+            for name, value in items
+        )
+    )
+
+
+def _encoder_rows(batch: Mapping[str, Any]) -> tuple[Any, list[_Int64s]]:
+    """The lists for C, and what keeps their memory alive."""
+    items = _items(batch, "encoder_rows")
+    keep_alive = [
+        _Int64s(_integers(f"encoder_rows.{name}", rows)) for name, rows in items
+    ]
+    lists = (_library.EncoderRows * len(items))(
+        *(
+            (name.encode(), rows.pointer, rows.count)
+            for (name, _), rows in zip(items, keep_alive)
+        )
+    )
+    return lists, keep_alive
 
 
 _BATCH_KEYS_REQUIRED = frozenset({"micro_batch_size", "seq_length", "samples"})
@@ -107,7 +176,9 @@ class _PlanSource:
     def rank(self, rank: int) -> Rank:
         """Who a rank is: its module, role, coordinates and groups."""
         answer = _library.call_for_json(
-            "sw_job_explain_rank", self._handle.value, rank
+            "sw_job_explain_rank",
+            self._handle.value,
+            _library.int64("rank", rank),
         )
         groups = {
             group["kind"]: Group(
@@ -154,10 +225,11 @@ class _PlanSource:
             the total; makes the format THD. None: dense.
           cu_seqlens: the same without padding; only counts padding.
         """
-        padded, valid = _Int64s(cu_seqlens_padded), _Int64s(cu_seqlens)
+        padded = _optional("cu_seqlens_padded", cu_seqlens_padded)
+        valid = _optional("cu_seqlens", cu_seqlens)
         shape = _library.BatchShape(
-            seq_length,
-            micro_batch,
+            _library.int64("seq_length", seq_length, _INVALID_BATCH),
+            _library.int64("micro_batch", micro_batch, _INVALID_BATCH),
             padded.pointer,
             padded.count,
             valid.pointer,
@@ -168,7 +240,7 @@ class _PlanSource:
                 "sw_plan_shard",
                 "sw_plan_destroy",
                 self._handle.value,
-                rank,
+                _library.int64("rank", rank),
                 ctypes.byref(shape),
             ),
             composed=False,
@@ -186,7 +258,8 @@ class _PlanSource:
             "micro_batch_size", "seq_length", "special_token_ids" (by modality),
             "samples" (each {"input_ids": [...]}, or just the ids), and where
             wanted "cu_seqlens_padded" (one list a language lane),
-            "encoder_rows" and "counts". NumPy arrays will do for lists.
+            "encoder_rows" (by modality, of each encoder lane) and "counts" (by
+            modality, and of "text"). NumPy arrays will do for lists.
         """
         unknown = sorted(set(batch) - _BATCH_KEYS)
         missing = sorted(_BATCH_KEYS_REQUIRED - set(batch))
@@ -197,21 +270,43 @@ class _PlanSource:
                 if unknown
                 else f"the batch lacks {missing[0]!r}",
             )
-        samples = [
-            sample["input_ids"] if isinstance(sample, Mapping) else sample
-            for sample in batch["samples"]
-        ]
+        samples = []
+        for i, sample in enumerate(_list("samples", batch["samples"])):
+            if isinstance(sample, Mapping):
+                if set(sample) != {"input_ids"}:
+                    raise invalid(
+                        _INVALID_BATCH,
+                        f"samples[{i}] must have input_ids and nothing else",
+                    )
+                sample = sample["input_ids"]
+            samples.append(_integers(f"samples[{i}].input_ids", sample))
         ids, lengths = _flat(samples)
-        offsets, offset_counts = _flat(batch.get("cu_seqlens_padded"))
-        modalities, keep_alive = _modalities(batch)
+        lanes = batch.get("cu_seqlens_padded")
+        offsets, offset_counts = _flat(
+            [
+                _integers(f"cu_seqlens_padded[{lane}]", starts)
+                for lane, starts in enumerate(
+                    _list("cu_seqlens_padded", [] if lanes is None else lanes)
+                )
+            ]
+        )
+        special_token_ids = _named_values(batch, "special_token_ids")
+        counts = _named_values(batch, "counts")
+        encoder_rows, keep_alive = _encoder_rows(batch)
         message = _library.Batch(
-            batch["micro_batch_size"],
-            batch["seq_length"],
+            *(
+                _library.int64(key, batch[key], _INVALID_BATCH)
+                for key in ("micro_batch_size", "seq_length")
+            ),
             ids.pointer,
             lengths.pointer,
             lengths.count,
-            modalities,
-            len(modalities),
+            special_token_ids,
+            len(special_token_ids),
+            counts,
+            len(counts),
+            encoder_rows,
+            len(encoder_rows),
             offsets.pointer,
             offset_counts.pointer,
             offset_counts.count,
@@ -220,34 +315,11 @@ class _PlanSource:
             "sw_plan_compose",
             "sw_plan_destroy",
             self._handle.value,
-            rank,
+            _library.int64("rank", rank),
             ctypes.byref(message),
         )
         del keep_alive
         return Plan(handle, composed=True)
-
-
-def _modalities(batch: Mapping[str, Any]) -> tuple[Any, list[_Int64s]]:
-    special_ids = batch.get("special_token_ids") or {}
-    counts = batch.get("counts") or {}
-    encoder_rows = batch.get("encoder_rows") or {}
-    for name in [*counts, *encoder_rows]:
-        if name not in special_ids:
-            raise invalid(
-                "INVALID_BATCH", f"modality {name!r} has no special token id"
-            )
-    modalities = (_library.Modality * len(special_ids))()
-    keep_alive = []
-    for modality, (name, special_id) in zip(modalities, special_ids.items()):
-        rows = _Int64s(encoder_rows.get(name))
-        keep_alive.append(rows)
-        modality.name = name.encode()
-        modality.special_token_id = special_id
-        modality.row_count = counts.get(name, -1)
-        if rows.count:
-            modality.encoder_rows = rows.pointer
-            modality.encoder_rows_count = rows.count
-    return modalities, keep_alive
 
 
 class Layout(_PlanSource):
@@ -286,7 +358,7 @@ class Job(_PlanSource):
             "sw_job_connect",
             address.encode(),
             job.encode(),
-            round(retry_timeout * 1000),
+            _library.milliseconds("retry_timeout", retry_timeout),
         )
 
     def member(self, rank: int, *, timeout: float = 30.0) -> Member:
@@ -307,8 +379,8 @@ class Job(_PlanSource):
                 "sw_member_join",
                 "sw_member_destroy",
                 self._handle.value,
-                rank,
-                round(timeout * 1000),
+                _library.int64("rank", rank),
+                _library.milliseconds("timeout", timeout),
             )
         )
 

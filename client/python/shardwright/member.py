@@ -45,7 +45,13 @@ class Member:
         )
 
     def check(self) -> None:
-        """Raises FENCED or MEMBER_ID_IN_USE if another process has the rank."""
+        """Raises, if membership has ended for good.
+
+        Raises:
+          ShardwrightError: FENCED or MEMBER_ID_IN_USE if another process has
+            the rank, RANK_NOT_IN_LAYOUT or JOB_NOT_FOUND if the layout has it
+            no more.
+        """
         _library.library().sw_member_check(self._handle.value)
 
     def barrier(
@@ -81,7 +87,11 @@ class Member:
         )
 
     def close(self) -> None:
-        """Leaves the job; peers are told at once."""
+        """Leaves the job, so that its peers know and the rank is free.
+
+        A coordinator that cannot be told within two seconds hears nothing, and
+        the lease runs out by itself.
+        """
         self._handle.close()
 
     def __enter__(self) -> Member:

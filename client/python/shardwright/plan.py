@@ -130,7 +130,13 @@ def fill_bytes(fill: Any, dtype: numpy.dtype) -> bytes:
 
 
 def _row_bytes(row_shape: Sequence[int], dtype: numpy.dtype) -> int:
-    return math.prod(row_shape) * dtype.itemsize
+    size = math.prod(row_shape) * dtype.itemsize
+    if size == 0:
+        raise invalid(
+            "INVALID_ARRAY",
+            f"rows of shape {tuple(row_shape)} and type {dtype} have no bytes",
+        )
+    return size
 
 
 def _buffer(array: numpy.ndarray) -> _library.Buffer:
@@ -201,7 +207,7 @@ class Plan:
     def to_json(self, *, positions: bool = False) -> dict[str, Any]:
         """As `shardctl plan shard|compose -o json` prints it, for this rank."""
         return _library.call_for_json(
-            "sw_plan_json", self._handle.value, int(positions)
+            "sw_plan_json", self._handle.value, int(bool(positions))
         )
 
     def shard(
@@ -434,6 +440,7 @@ class Plan:
     def _view(
         self, source: numpy.ndarray, row_shape: tuple[int, ...]
     ) -> numpy.ndarray:
+        _row_bytes(row_shape, source.dtype)  # Refuses rows of nothing.
         copy = self._embeddings().entries[0]
         rows = source.reshape(-1, *row_shape)
         return rows[copy.source_row : copy.source_row + copy.row_count].reshape(
