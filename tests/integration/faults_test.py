@@ -304,7 +304,7 @@ class FaultsTest(unittest.TestCase):
     start = subprocess.run([
         processes.program("worker/workerd"), "--coordinator",
         self.coordinator.address, "--job", "faults", "--rank", "0", "--listen",
-        "127.0.0.1:0", "--device", "none", "--port-file",
+        "127.0.0.1:0", "--device", "cuda", "--port-file",
         str(port_file)
     ], timeout=PATIENCE_S, check=False)
     self.assertNotEqual(start.returncode, 0)
