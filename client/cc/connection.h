@@ -27,6 +27,10 @@ class Connection {
       const v1::ListLayoutsRequest& request) = 0;
   virtual absl::StatusOr<v1::RankExplanation> ExplainRank(
       const v1::ExplainRankRequest& request) = 0;
+  virtual absl::Status WatchLayouts(
+      const v1::WatchLayoutsRequest& request,
+      const std::function<bool(const v1::WatchLayoutsResponse&)>& on_event,
+      CallCanceller canceller) = 0;
 
   virtual absl::StatusOr<v1::RegisterResponse> Register(
       const v1::RegisterRequest& request) = 0;
@@ -53,6 +57,15 @@ class Connection {
       const v1::GetShardPlanRequest& request) = 0;
   virtual absl::StatusOr<v1::ShardPlan> GetComposePlan(
       const v1::GetComposePlanRequest& request) = 0;
+
+  virtual absl::StatusOr<v1::ListMissingMembersResponse> ListMissingMembers(
+      const v1::ListMissingMembersRequest& request) = 0;
+  virtual absl::StatusOr<v1::ListCommunicatorsResponse> ListCommunicators(
+      const v1::ListCommunicatorsRequest& request) = 0;
+  virtual absl::StatusOr<v1::CliqueExplanation> ExplainClique(
+      const v1::ExplainCliqueRequest& request) = 0;
+  virtual absl::StatusOr<v1::ListEventsResponse> ListEvents(
+      const v1::ListEventsRequest& request) = 0;
 
   virtual absl::Status CheckHealth() = 0;
 };

@@ -70,6 +70,13 @@ absl::StatusOr<v1::RankExplanation> CoordinatorClient::ExplainRank(
   return connection_->ExplainRank(request);
 }
 
+absl::Status CoordinatorClient::WatchLayouts(
+    const v1::WatchLayoutsRequest& request,
+    const std::function<bool(const v1::WatchLayoutsResponse&)>& on_event,
+    CallCanceller canceller) const {
+  return connection_->WatchLayouts(request, on_event, std::move(canceller));
+}
+
 absl::StatusOr<v1::RegisterResponse> CoordinatorClient::Register(
     const v1::RegisterRequest& request) const {
   return connection_->Register(request);
@@ -123,6 +130,28 @@ absl::StatusOr<v1::ShardPlan> CoordinatorClient::GetShardPlan(
 absl::StatusOr<v1::ShardPlan> CoordinatorClient::GetComposePlan(
     const v1::GetComposePlanRequest& request) const {
   return connection_->GetComposePlan(request);
+}
+
+absl::StatusOr<v1::ListMissingMembersResponse>
+CoordinatorClient::ListMissingMembers(
+    const v1::ListMissingMembersRequest& request) const {
+  return connection_->ListMissingMembers(request);
+}
+
+absl::StatusOr<v1::ListCommunicatorsResponse>
+CoordinatorClient::ListCommunicators(
+    const v1::ListCommunicatorsRequest& request) const {
+  return connection_->ListCommunicators(request);
+}
+
+absl::StatusOr<v1::CliqueExplanation> CoordinatorClient::ExplainClique(
+    const v1::ExplainCliqueRequest& request) const {
+  return connection_->ExplainClique(request);
+}
+
+absl::StatusOr<v1::ListEventsResponse> CoordinatorClient::ListEvents(
+    const v1::ListEventsRequest& request) const {
+  return connection_->ListEvents(request);
 }
 
 absl::Status CoordinatorClient::CheckHealth() const {

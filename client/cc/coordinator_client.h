@@ -24,6 +24,7 @@
 #include "absl/time/time.h"
 #include "shardwright/v1/barrier.pb.h"
 #include "shardwright/v1/communicator.pb.h"
+#include "shardwright/v1/diagnostics.pb.h"
 #include "shardwright/v1/layout.pb.h"
 #include "shardwright/v1/membership.pb.h"
 #include "shardwright/v1/plan.pb.h"
@@ -88,6 +89,12 @@ class CoordinatorClient {
       const v1::ListLayoutsRequest& request) const;
   absl::StatusOr<v1::RankExplanation> ExplainRank(
       const v1::ExplainRankRequest& request) const;
+  // As FormCommunicators() below; it has no timeout, and ends when the
+  // canceller says so, `on_event` returns false, or the server is lost.
+  absl::Status WatchLayouts(
+      const v1::WatchLayoutsRequest& request,
+      const std::function<bool(const v1::WatchLayoutsResponse&)>& on_event,
+      CallCanceller canceller = CallCanceller()) const;
 
   absl::StatusOr<v1::RegisterResponse> Register(
       const v1::RegisterRequest& request) const;
@@ -119,6 +126,15 @@ class CoordinatorClient {
       const v1::GetShardPlanRequest& request) const;
   absl::StatusOr<v1::ShardPlan> GetComposePlan(
       const v1::GetComposePlanRequest& request) const;
+
+  absl::StatusOr<v1::ListMissingMembersResponse> ListMissingMembers(
+      const v1::ListMissingMembersRequest& request) const;
+  absl::StatusOr<v1::ListCommunicatorsResponse> ListCommunicators(
+      const v1::ListCommunicatorsRequest& request) const;
+  absl::StatusOr<v1::CliqueExplanation> ExplainClique(
+      const v1::ExplainCliqueRequest& request) const;
+  absl::StatusOr<v1::ListEventsResponse> ListEvents(
+      const v1::ListEventsRequest& request) const;
 
   // gRPC health of the whole server: OK when SERVING. Never repeated.
   //

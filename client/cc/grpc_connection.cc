@@ -11,6 +11,7 @@
 #include "proto/status/error.h"
 #include "shardwright/v1/barrier.grpc.pb.h"
 #include "shardwright/v1/communicator.grpc.pb.h"
+#include "shardwright/v1/diagnostics.grpc.pb.h"
 #include "shardwright/v1/layout.grpc.pb.h"
 #include "shardwright/v1/membership.grpc.pb.h"
 #include "shardwright/v1/plan.grpc.pb.h"
@@ -67,7 +68,8 @@ class GrpcConnection : public Connection {
         membership_(channel_.grpc_channel()),
         communicator_(channel_.grpc_channel()),
         barrier_(channel_.grpc_channel()),
-        plan_(channel_.grpc_channel()) {}
+        plan_(channel_.grpc_channel()),
+        diagnostics_(channel_.grpc_channel()) {}
 
   absl::StatusOr<v1::ApplyLayoutResponse> ApplyLayout(
       const v1::ApplyLayoutRequest& request) override {
@@ -84,6 +86,14 @@ class GrpcConnection : public Connection {
   absl::StatusOr<v1::RankExplanation> ExplainRank(
       const v1::ExplainRankRequest& request) override {
     return Call(layout_, &v1::LayoutService::Stub::ExplainRank, request);
+  }
+  absl::Status WatchLayouts(
+      const v1::WatchLayoutsRequest& request,
+      const std::function<bool(const v1::WatchLayoutsResponse&)>& on_event,
+      CallCanceller canceller) override {
+    return ReadStream<v1::WatchLayoutsResponse>(
+        layout_, &v1::LayoutService::Stub::WatchLayouts, request,
+        absl::InfiniteDuration(), on_event, std::move(canceller));
   }
 
   absl::StatusOr<v1::RegisterResponse> Register(
@@ -122,15 +132,15 @@ class GrpcConnection : public Connection {
       CallCanceller canceller) override {
     return ReadStream<v1::FormCommunicatorsResponse>(
         communicator_, &v1::CommunicatorService::Stub::FormCommunicators,
-        request, on_event, std::move(canceller));
+        request, TimeoutOf(request), on_event, std::move(canceller));
   }
   absl::Status WaitAtBarrier(
       const v1::WaitAtBarrierRequest& request,
       const std::function<bool(const v1::WaitAtBarrierResponse&)>& on_event,
       CallCanceller canceller) override {
     return ReadStream<v1::WaitAtBarrierResponse>(
-        barrier_, &v1::BarrierService::Stub::WaitAtBarrier, request, on_event,
-        std::move(canceller));
+        barrier_, &v1::BarrierService::Stub::WaitAtBarrier, request,
+        TimeoutOf(request), on_event, std::move(canceller));
   }
 
   absl::StatusOr<v1::ShardPlan> GetShardPlan(
@@ -140,6 +150,27 @@ class GrpcConnection : public Connection {
   absl::StatusOr<v1::ShardPlan> GetComposePlan(
       const v1::GetComposePlanRequest& request) override {
     return Call(plan_, &v1::PlanService::Stub::GetComposePlan, request);
+  }
+
+  absl::StatusOr<v1::ListMissingMembersResponse> ListMissingMembers(
+      const v1::ListMissingMembersRequest& request) override {
+    return Call(diagnostics_, &v1::DiagnosticsService::Stub::ListMissingMembers,
+                request);
+  }
+  absl::StatusOr<v1::ListCommunicatorsResponse> ListCommunicators(
+      const v1::ListCommunicatorsRequest& request) override {
+    return Call(diagnostics_, &v1::DiagnosticsService::Stub::ListCommunicators,
+                request);
+  }
+  absl::StatusOr<v1::CliqueExplanation> ExplainClique(
+      const v1::ExplainCliqueRequest& request) override {
+    return Call(diagnostics_, &v1::DiagnosticsService::Stub::ExplainClique,
+                request);
+  }
+  absl::StatusOr<v1::ListEventsResponse> ListEvents(
+      const v1::ListEventsRequest& request) override {
+    return Call(diagnostics_, &v1::DiagnosticsService::Stub::ListEvents,
+                request);
   }
 
   absl::Status CheckHealth() override {
@@ -175,19 +206,25 @@ class GrpcConnection : public Connection {
                          options_.retry_timeout);
   }
 
+  template <typename Request>
+  static absl::Duration TimeoutOf(const Request& request) {
+    return absl::Seconds(request.timeout().seconds()) +
+           absl::Nanoseconds(request.timeout().nanos());
+  }
+
   template <typename Response, typename Stub, typename Request>
   absl::Status ReadStream(Stub& stub,
                           std::unique_ptr<grpc::ClientReader<Response>> (
                               Stub::*method)(grpc::ClientContext*,
                                              const Request&),
-                          const Request& request,
+                          const Request& request, absl::Duration timeout,
                           const std::function<bool(const Response&)>& on_event,
                           CallCanceller canceller) const {
     // Shared: the canceller may outlive the call.
     auto context = std::make_shared<grpc::ClientContext>();
-    const absl::Duration timeout = absl::Seconds(request.timeout().seconds()) +
-                                   absl::Nanoseconds(request.timeout().nanos());
-    context->set_deadline(Channel::DeadlineAfter(timeout + kStreamSlack));
+    if (timeout < absl::InfiniteDuration()) {
+      context->set_deadline(Channel::DeadlineAfter(timeout + kStreamSlack));
+    }
     canceller.OnCancel([context] { context->TryCancel(); });
     const std::unique_ptr<grpc::ClientReader<Response>> reader =
         (stub.*method)(context.get(), request);
@@ -207,6 +244,7 @@ class GrpcConnection : public Connection {
   v1::CommunicatorService::Stub communicator_;
   v1::BarrierService::Stub barrier_;
   v1::PlanService::Stub plan_;
+  v1::DiagnosticsService::Stub diagnostics_;
 };
 
 }  // namespace

@@ -10,7 +10,7 @@
 #include <thread>
 #include <utility>
 
-#include "client/cc/connection.h"
+#include "client/cc/unimplemented_connection.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/status/error.h"
@@ -37,7 +37,7 @@ absl::Status InUse(const std::string& holder) {
 }
 
 // A coordinator of one member, as much of it as a member sees.
-class ScriptedCoordinator : public Connection {
+class ScriptedCoordinator : public UnimplementedConnection {
  public:
   // What Register answers, one a call, before it grants.
   std::deque<absl::Status> refusals;
@@ -122,61 +122,7 @@ class ScriptedCoordinator : public Connection {
     return std::make_unique<Stream>(*this);
   }
 
-  absl::StatusOr<v1::ApplyLayoutResponse> ApplyLayout(
-      const v1::ApplyLayoutRequest&) override {
-    return Unused();
-  }
-  absl::StatusOr<v1::GetLayoutResponse> GetLayout(
-      const v1::GetLayoutRequest&) override {
-    return Unused();
-  }
-  absl::StatusOr<v1::ListLayoutsResponse> ListLayouts(
-      const v1::ListLayoutsRequest&) override {
-    return Unused();
-  }
-  absl::StatusOr<v1::RankExplanation> ExplainRank(
-      const v1::ExplainRankRequest&) override {
-    return Unused();
-  }
-  absl::StatusOr<v1::ListMembersResponse> ListMembers(
-      const v1::ListMembersRequest&) override {
-    return Unused();
-  }
-  absl::StatusOr<v1::PublishSlotsResponse> PublishSlots(
-      const v1::PublishSlotsRequest&) override {
-    return Unused();
-  }
-  absl::StatusOr<v1::ReportCommunicatorsResponse> ReportCommunicators(
-      const v1::ReportCommunicatorsRequest&) override {
-    return Unused();
-  }
-  absl::Status FormCommunicators(
-      const v1::FormCommunicatorsRequest&,
-      const std::function<bool(const v1::FormCommunicatorsResponse&)>&,
-      CallCanceller) override {
-    return Unused();
-  }
-  absl::Status WaitAtBarrier(
-      const v1::WaitAtBarrierRequest&,
-      const std::function<bool(const v1::WaitAtBarrierResponse&)>&,
-      CallCanceller) override {
-    return Unused();
-  }
-  absl::StatusOr<v1::ShardPlan> GetShardPlan(
-      const v1::GetShardPlanRequest&) override {
-    return Unused();
-  }
-  absl::StatusOr<v1::ShardPlan> GetComposePlan(
-      const v1::GetComposePlanRequest&) override {
-    return Unused();
-  }
-  absl::Status CheckHealth() override { return Unused(); }
-
  private:
-  static absl::Status Unused() {
-    return absl::UnimplementedError("a member does not call this");
-  }
-
   // Answers each message once.
   class Stream : public SessionStream {
    public:

@@ -11,7 +11,7 @@
 #include <mutex>
 #include <utility>
 
-#include "client/cc/connection.h"
+#include "client/cc/unimplemented_connection.h"
 
 namespace shardwright {
 
@@ -75,7 +75,7 @@ class ScriptedSession : public SessionStream {
   const std::shared_ptr<Wire> wire_;
 };
 
-class ScriptedConnection : public Connection {
+class ScriptedConnection : public UnimplementedConnection {
  public:
   template <typename Request, typename Response>
   using Method = std::function<absl::StatusOr<Response>(const Request&)>;
@@ -95,17 +95,9 @@ class ScriptedConnection : public Connection {
                              CallCanceller)>
       form_communicators;
 
-  absl::StatusOr<v1::ApplyLayoutResponse> ApplyLayout(
-      const v1::ApplyLayoutRequest&) override {
-    return Unimplemented();
-  }
   absl::StatusOr<v1::GetLayoutResponse> GetLayout(
       const v1::GetLayoutRequest& request) override {
     return Call(get_layout, request);
-  }
-  absl::StatusOr<v1::ListLayoutsResponse> ListLayouts(
-      const v1::ListLayoutsRequest&) override {
-    return Unimplemented();
   }
   absl::StatusOr<v1::RankExplanation> ExplainRank(
       const v1::ExplainRankRequest& request) override {
@@ -118,10 +110,6 @@ class ScriptedConnection : public Connection {
   absl::StatusOr<v1::LeaveResponse> Leave(
       const v1::LeaveRequest& request) override {
     return Call(leave, request);
-  }
-  absl::StatusOr<v1::ListMembersResponse> ListMembers(
-      const v1::ListMembersRequest&) override {
-    return Unimplemented();
   }
   std::unique_ptr<SessionStream> OpenSession() override {
     return open_session();
@@ -140,26 +128,8 @@ class ScriptedConnection : public Connection {
     if (!form_communicators) return Unimplemented();
     return form_communicators(request, on_event, std::move(canceller));
   }
-  absl::Status WaitAtBarrier(
-      const v1::WaitAtBarrierRequest&,
-      const std::function<bool(const v1::WaitAtBarrierResponse&)>&,
-      CallCanceller) override {
-    return Unimplemented();
-  }
-  absl::StatusOr<v1::ShardPlan> GetShardPlan(
-      const v1::GetShardPlanRequest&) override {
-    return Unimplemented();
-  }
-  absl::StatusOr<v1::ShardPlan> GetComposePlan(
-      const v1::GetComposePlanRequest&) override {
-    return Unimplemented();
-  }
-  absl::Status CheckHealth() override { return Unimplemented(); }
 
  private:
-  static absl::Status Unimplemented() {
-    return absl::UnimplementedError("not scripted");
-  }
   template <typename Request, typename Response>
   static absl::StatusOr<Response> Call(const Method<Request, Response>& method,
                                        const Request& request) {
