@@ -10,12 +10,12 @@
 #include <fstream>
 #include <iostream>
 #include <memory>
-#include <random>
 #include <string>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "client/cc/coordinator_client.h"
+#include "client/cc/lease_keeper.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
 #include "spdlog/spdlog.h"
@@ -48,11 +48,6 @@ std::string HostName() {
 std::string ReachableHost(const std::string& host) {
   const bool everywhere = host.empty() || host == "0.0.0.0" || host == "[::]";
   return everywhere ? HostName() : host;
-}
-
-uint64_t RandomIncarnation() {
-  std::random_device random;
-  return (uint64_t{random()} << 32 | random()) | 1;
 }
 
 // Whoever waits for the file never sees half of it.

@@ -96,6 +96,7 @@ class CoordinatorClient {
       const std::function<bool(const v1::WatchLayoutsResponse&)>& on_event,
       CallCanceller canceller = CallCanceller()) const;
 
+  // Never repeated: LeaseKeeper does that, and can be stopped in between.
   absl::StatusOr<v1::RegisterResponse> Register(
       const v1::RegisterRequest& request) const;
   // Takes two seconds at most, whatever Options say: who leaves is about to

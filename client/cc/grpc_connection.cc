@@ -98,7 +98,8 @@ class GrpcConnection : public Connection {
 
   absl::StatusOr<v1::RegisterResponse> Register(
       const v1::RegisterRequest& request) override {
-    return Call(membership_, &v1::MembershipService::Stub::Register, request);
+    return channel_.Call(membership_, &v1::MembershipService::Stub::Register,
+                         request, options_.call_timeout, absl::ZeroDuration());
   }
   absl::StatusOr<v1::LeaveResponse> Leave(
       const v1::LeaveRequest& request) override {

@@ -2,9 +2,9 @@
 // by a thread until it leaves.
 //
 // A coordinator that restarts or cannot be reached changes nothing for the
-// member: the thread comes back with the same incarnation, and registers again
-// where that is asked for. Membership ends for good when another process takes
-// the rank, or the job has no such member any more; status() says so.
+// member: it comes back with the same incarnation, and registers again where
+// that is asked for. Membership ends for good when another process takes the
+// rank, or the job has no such member any more; status() says so.
 //
 // Thread safety: thread-safe.
 
@@ -13,27 +13,28 @@
 
 #include <condition_variable>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/cc/coordinator_client.h"
+#include "client/cc/lease_keeper.h"
 #include "shardwright/v1/membership.pb.h"
 
 namespace shardwright {
 
-class Member {
+class Member : private LeaseListener {
  public:
   struct Options {
     v1::MemberId id;
     v1::MemberFacts facts;
 
-    // How long Join() may wait for a rank whose last holder may be dead.
+    // How long Join() may wait for a rank whose last holder may be dead, or for
+    // a coordinator that is away or overloaded.
     absl::Duration join_timeout = absl::Seconds(30);
   };
 
@@ -47,25 +48,20 @@ class Member {
                                                       Options options);
 
   // Leaves, unless that has been done.
-  ~Member();
+  ~Member() override;
 
   Member(const Member&) = delete;
   Member& operator=(const Member&) = delete;
 
   // For requests; with the generation last heard of.
-  v1::Caller caller() const;
+  v1::Caller caller() const { return keeper_->caller(); }
 
   // OK while a member; NOT_A_MEMBER after Leave(). Otherwise how membership
-  // ended for good:
-  //   ABORTED FENCED, ALREADY_EXISTS MEMBER_ID_IN_USE: another process has the
-  //       rank.
-  //   INVALID_ARGUMENT RANK_NOT_IN_LAYOUT, NOT_FOUND JOB_NOT_FOUND: the layout
-  //       has no such rank any more.
-  //   INVALID_ARGUMENT INVALID_MEMBER: such as a phase that is too long.
+  // ended for good: as LeaseListener::OnFatal() has it.
   absl::Status status() const;
 
   // What the process is doing, for those who wait for it; at most 64 bytes.
-  void SetPhase(std::string phase);
+  void SetPhase(const std::string& phase) { keeper_->SetPhase(phase); }
 
   // Gives the lease up. The coordinator tells peers at once, if it can be
   // reached within CoordinatorClient::Leave's two seconds; otherwise the lease
@@ -75,32 +71,27 @@ class Member {
   absl::Status Leave();
 
  private:
-  Member(CoordinatorClient client, v1::MemberId id, v1::MemberFacts facts,
-         uint64_t incarnation, const v1::RegisterResponse& grant);
+  Member(CoordinatorClient client, const Options& options);
 
-  v1::RegisterRequest Registration() const;
-  void KeepLease();
-  absl::Status RunSession();
-  absl::Status Renew(SessionStream& stream);
-  void Read(SessionStream& stream);
-  bool StoppedWithin(absl::Duration delay);
+  absl::Status WaitUntilJoined();
+
+  void OnRegistered(const v1::RegisterResponse& grant) override;
+  void OnRefused(const absl::Status& why, absl::Duration retry_in) override;
+  void OnNews(int64_t, const std::vector<v1::LostMember>&) override {}
+  void OnDisconnected(const absl::Status&) override {}
+  void OnLeaseLost(const absl::Status&) override {}
+  void OnFatal(const absl::Status& why) override;
 
   const CoordinatorClient client_;
-  const v1::MemberFacts facts_;
+  const absl::Time join_deadline_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  // Guarded by mutex_:
-  v1::Caller caller_;
-  absl::Duration renew_period_;
-  int64_t revision_ = 0;
-  std::string phase_;
-  bool phase_is_new_ = false;
-  bool session_is_over_ = false;
-  bool stopped_ = false;
+  bool joined_ = false;  // All that follow: guarded by mutex_.
+  bool left_ = false;
   absl::Status status_;
 
-  std::thread thread_;
+  std::unique_ptr<LeaseKeeper> keeper_;
 };
 
 }  // namespace shardwright

@@ -23,12 +23,9 @@ absl::Status Ended(const std::string& reason, const std::string& message) {
   return Error(absl::StatusCode::kAborted, reason, message);
 }
 
-v1::RegisterRequest RegistrationOf(const AgentOptions& options) {
-  v1::RegisterRequest request;
-  *request.mutable_member() = options.member;
-  *request.mutable_facts() = options.facts;
-  request.set_incarnation(options.incarnation);
-  return request;
+void LogSessionEnd(const absl::Status& why) {
+  spdlog::warn("event=session_ended reason={} message=\"{}\"", ReasonOf(why),
+               std::string(why.message()));
 }
 
 }  // namespace
@@ -44,8 +41,13 @@ Agent::~Agent() { Stop(); }
 void Agent::Start(const std::string& address) {
   const std::lock_guard<std::mutex> lock(mutex_);
   options_.facts.set_address(address);
-  session_ = std::make_unique<CoordinatorSession>(
-      client_, RegistrationOf(options_), static_cast<SessionListener&>(*this));
+  LeaseKeeper::Options lease;
+  *lease.registration.mutable_member() = options_.member;
+  *lease.registration.mutable_facts() = options_.facts;
+  lease.registration.set_incarnation(options_.incarnation);
+  lease.waits_for_layout = true;
+  keeper_ = std::make_unique<LeaseKeeper>(client_, std::move(lease),
+                                          static_cast<LeaseListener&>(*this));
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -59,15 +61,15 @@ void Agent::Stop() {
   if (!thread_.joinable()) return;
   thread_.join();
   v1::LeaveRequest request;
-  *request.mutable_caller() = session_->caller();
+  *request.mutable_caller() = keeper_->caller();
   bool registered = false;
-  std::unique_ptr<CoordinatorSession> session;
+  std::unique_ptr<LeaseKeeper> keeper;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     registered = registered_ && fatal_.ok();
-    session.swap(session_);
+    keeper.swap(keeper_);
   }
-  session = nullptr;
+  keeper = nullptr;
   if (registered) {
     const absl::Status left = client_.Leave(request).status();
     spdlog::info("event=left message=\"{}\"", std::string(left.message()));
@@ -93,7 +95,7 @@ v1::WorkerDescription Agent::Describe() const {
     *description.mutable_member() = options_.member;
     *description.mutable_facts() = options_.facts;
     description.set_generation(generation_);
-    if (session_ != nullptr) description.set_phase(session_->phase());
+    if (keeper_ != nullptr) description.set_phase(keeper_->phase());
   }
   for (const CliqueTable::Clique& clique : cliques_.List()) {
     v1::CliqueDescription& entry = *description.add_cliques();
@@ -106,14 +108,30 @@ v1::WorkerDescription Agent::Describe() const {
   return description;
 }
 
-void Agent::OnRegistered(int64_t generation) {
+void Agent::OnRegistered(const v1::RegisterResponse& grant) {
+  const absl::Duration lease = absl::Seconds(grant.lease_ttl().seconds()) +
+                               absl::Nanoseconds(grant.lease_ttl().nanos());
+  spdlog::info("event=registered generation={} term={} lease={}",
+               grant.generation(), grant.term(), absl::FormatDuration(lease));
   const std::lock_guard<std::mutex> lock(mutex_);
   registered_ = true;
   check_layout_ = true;
   pause_ = absl::ZeroDuration();
-  if (generation != generation_) WakeLocked();
-  generation_ = generation;
+  last_refusal_.clear();
+  if (grant.generation() != generation_) WakeLocked();
+  generation_ = grant.generation();
   changed_.notify_all();
+}
+
+void Agent::OnRefused(const absl::Status& why, absl::Duration retry_in) {
+  const std::string refusal =
+      absl::StrCat(ReasonOf(why), static_cast<int>(why.code()));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (refusal == last_refusal_) return;
+  last_refusal_ = refusal;
+  spdlog::warn("event=register_refused reason={} retry_in={} message=\"{}\"",
+               ReasonOf(why), absl::FormatDuration(retry_in),
+               std::string(why.message()));
 }
 
 void Agent::OnNews(int64_t generation,
@@ -138,12 +156,14 @@ void Agent::OnNews(int64_t generation,
   if (is_new || aborted_count > 0) WakeLocked();
 }
 
-void Agent::OnDisconnected() {
+void Agent::OnDisconnected(const absl::Status& why) {
+  LogSessionEnd(why);
   const std::lock_guard<std::mutex> lock(mutex_);
   registered_ = false;
 }
 
-void Agent::OnLeaseLost() {
+void Agent::OnLeaseLost(const absl::Status& why) {
+  LogSessionEnd(why);
   cliques_.AbortAll(Ended("PEER_LOST", "this worker's lease has expired"));
   const std::lock_guard<std::mutex> lock(mutex_);
   registered_ = false;
@@ -151,6 +171,8 @@ void Agent::OnLeaseLost() {
 }
 
 void Agent::OnFatal(const absl::Status& why) {
+  spdlog::error("event=membership_refused reason={} message=\"{}\"",
+                ReasonOf(why), std::string(why.message()));
   const std::lock_guard<std::mutex> lock(mutex_);
   fatal_ = why;
   stopping_ = true;
@@ -251,7 +273,7 @@ absl::Status Agent::LearnIdentity() {
 // another one.
 void Agent::ReportEnded() {
   v1::ReportCommunicatorsRequest request;
-  *request.mutable_caller() = session_->caller();
+  *request.mutable_caller() = keeper_->caller();
   for (const CliqueTable::Clique& clique : cliques_.CollectEnded()) {
     spdlog::warn("event=clique_ended clique={} attempt={} message=\"{}\"",
                  clique.spec.name, clique.attempt.number(),
@@ -273,7 +295,7 @@ void Agent::Form() {
     request.add_kinds(kind);
   }
   if (request.kinds().empty()) {
-    session_->SetPhase("ready");
+    keeper_->SetPhase("ready");
     return;
   }
   request.mutable_timeout()->set_seconds(
@@ -284,15 +306,15 @@ void Agent::Form() {
     request.set_layout_digest(layout_digest_);
     canceller = canceller_;
   }
-  session_->SetPhase("forming");
-  Formation formation(client_, factory_, cliques_, session_->caller());
+  keeper_->SetPhase("forming");
+  Formation formation(client_, factory_, cliques_, keeper_->caller());
   OnFormed(formation.Run(
       request, [this](const v1::Waiting& waiting) { OnWaiting(waiting); },
       [this] { return !cliques_.HasEnded(); }, canceller));
 }
 
 void Agent::OnWaiting(const v1::Waiting& waiting) {
-  session_->SetPhase(absl::StrCat("forming ", waiting.attempt().clique()));
+  keeper_->SetPhase(absl::StrCat("forming ", waiting.attempt().clique()));
   std::string last_seen;
   for (const std::string& line : waiting.last_seen()) {
     absl::StrAppend(&last_seen, last_seen.empty() ? "" : "; ", line);
@@ -308,7 +330,7 @@ void Agent::OnWaiting(const v1::Waiting& waiting) {
 
 void Agent::OnFormed(const absl::Status& status) {
   if (status.ok() && cliques_.InactiveKinds().empty()) {
-    session_->SetPhase("ready");
+    keeper_->SetPhase("ready");
     spdlog::info("event=formed");
   }
   // What is inactive all the same has ended since, as another event says.

@@ -23,9 +23,9 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/cc/coordinator_client.h"
+#include "client/cc/lease_keeper.h"
 #include "shardwright/v1/worker.pb.h"
 #include "worker/agent/clique_table.h"
-#include "worker/agent/coordinator_session.h"
 #include "worker/comm/communicator.h"
 
 namespace shardwright {
@@ -46,7 +46,7 @@ struct AgentOptions {
 };
 
 // Thread-safe, but for Start() and Stop().
-class Agent : private SessionListener {
+class Agent : private LeaseListener {
  public:
   // `factory` must outlive it.
   Agent(CoordinatorClient client, CommunicatorFactory& factory,
@@ -58,7 +58,7 @@ class Agent : private SessionListener {
   // Begins. `address` is the worker's own server, for MemberFacts. Once.
   void Start(const std::string& address);
 
-  // Waits until the agent can do no more, as SessionListener::OnFatal() says,
+  // Waits until the agent can do no more, as LeaseListener::OnFatal() says,
   // or until Stop(): then OK.
   absl::Status Wait();
 
@@ -72,11 +72,12 @@ class Agent : private SessionListener {
   v1::WorkerDescription Describe() const;
 
  private:
-  void OnRegistered(int64_t generation) override;
+  void OnRegistered(const v1::RegisterResponse& grant) override;
+  void OnRefused(const absl::Status& why, absl::Duration retry_in) override;
   void OnNews(int64_t generation,
               const std::vector<v1::LostMember>& lost) override;
-  void OnDisconnected() override;
-  void OnLeaseLost() override;
+  void OnDisconnected(const absl::Status& why) override;
+  void OnLeaseLost(const absl::Status& why) override;
   void OnFatal(const absl::Status& why) override;
 
   void Run();
@@ -108,7 +109,9 @@ class Agent : private SessionListener {
   CallCanceller canceller_;         // Of that call.
   absl::Duration pause_;            // Before the next try, after a failure.
 
-  std::unique_ptr<CoordinatorSession> session_;  // From Start() to Stop().
+  std::string last_refusal_;  // Logged once, not at every try.
+
+  std::unique_ptr<LeaseKeeper> keeper_;  // From Start() to Stop().
   std::thread thread_;
 };
 

@@ -15,11 +15,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "client/cc/scripted_connection.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/status/error.h"
 #include "proto/status/status_matchers.h"
-#include "worker/agent/scripted_connection.h"
 #include "worker/comm/loopback_communicator.h"
 
 namespace shardwright {

@@ -12,10 +12,10 @@
 #include <utility>
 #include <vector>
 
+#include "client/cc/scripted_connection.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/status/status_matchers.h"
-#include "worker/agent/scripted_connection.h"
 #include "worker/comm/loopback_communicator.h"
 
 namespace shardwright {

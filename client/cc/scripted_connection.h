@@ -1,8 +1,8 @@
 // A Connection whose answers a test writes: each RPC is a function that may be
 // set, and is UNIMPLEMENTED until then.
 
-#ifndef WORKER_AGENT_SCRIPTED_CONNECTION_H_
-#define WORKER_AGENT_SCRIPTED_CONNECTION_H_
+#ifndef CLIENT_CC_SCRIPTED_CONNECTION_H_
+#define CLIENT_CC_SCRIPTED_CONNECTION_H_
 
 #include <condition_variable>
 #include <deque>
@@ -140,4 +140,4 @@ class ScriptedConnection : public UnimplementedConnection {
 
 }  // namespace shardwright
 
-#endif  // WORKER_AGENT_SCRIPTED_CONNECTION_H_
+#endif  // CLIENT_CC_SCRIPTED_CONNECTION_H_

@@ -1,7 +1,7 @@
-// The session against a scripted coordinator: what it asks again, what it
+// The keeper against a scripted coordinator: what it asks again, what it
 // keeps, and when it gives up.
 
-#include "worker/agent/coordinator_session.h"
+#include "client/cc/lease_keeper.h"
 
 #include <condition_variable>
 #include <deque>
@@ -12,11 +12,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "client/cc/scripted_connection.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/status/error.h"
 #include "proto/status/status_matchers.h"
-#include "worker/agent/scripted_connection.h"
 
 namespace shardwright {
 namespace {
@@ -24,11 +24,12 @@ namespace {
 constexpr uint64_t kIncarnation = 99;
 
 // Remembers what it was told, in words.
-class Listener : public SessionListener {
+class Listener : public LeaseListener {
  public:
-  void OnRegistered(int64_t generation) override {
-    Add(absl::StrCat("registered ", generation));
+  void OnRegistered(const v1::RegisterResponse& grant) override {
+    Add(absl::StrCat("registered ", grant.generation()));
   }
+  void OnRefused(const absl::Status&, absl::Duration) override {}
   void OnNews(int64_t generation,
               const std::vector<v1::LostMember>& lost) override {
     std::string event = absl::StrCat("news ", generation);
@@ -37,8 +38,8 @@ class Listener : public SessionListener {
     }
     Add(event);
   }
-  void OnDisconnected() override { Add("disconnected"); }
-  void OnLeaseLost() override { Add("lease lost"); }
+  void OnDisconnected(const absl::Status&) override { Add("disconnected"); }
+  void OnLeaseLost(const absl::Status&) override { Add("lease lost"); }
   void OnFatal(const absl::Status& why) override {
     Add(absl::StrCat("fatal ", ReasonOf(why)));
   }
@@ -64,9 +65,9 @@ class Listener : public SessionListener {
   std::deque<std::string> events_;
 };
 
-class CoordinatorSessionTest : public ::testing::Test {
+class LeaseKeeperTest : public ::testing::Test {
  protected:
-  CoordinatorSessionTest() {
+  LeaseKeeperTest() {
     connection_->on_register = [this](const v1::RegisterRequest& request)
         -> absl::StatusOr<v1::RegisterResponse> {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -80,7 +81,9 @@ class CoordinatorSessionTest : public ::testing::Test {
       v1::RegisterResponse response;
       response.set_generation(5);
       response.set_revision(revision_);
-      response.mutable_renew_period()->set_nanos(1000000);
+      response.mutable_renew_period()->set_seconds(renew_period_ms_ / 1000);
+      response.mutable_renew_period()->set_nanos(renew_period_ms_ % 1000 *
+                                                 1000000);
       return response;
     };
     connection_->open_session = [this] {
@@ -92,12 +95,13 @@ class CoordinatorSessionTest : public ::testing::Test {
   }
 
   void Start() {
-    v1::RegisterRequest request;
-    request.mutable_member()->set_job("vlm");
-    request.mutable_member()->set_rank(3);
-    request.set_incarnation(kIncarnation);
-    session_ = std::make_unique<CoordinatorSession>(
-        CoordinatorClient(connection_), request, listener_);
+    LeaseKeeper::Options options;
+    options.registration.mutable_member()->set_job("vlm");
+    options.registration.mutable_member()->set_rank(3);
+    options.registration.set_incarnation(kIncarnation);
+    options.waits_for_layout = waits_for_layout_;
+    keeper_ = std::make_unique<LeaseKeeper>(CoordinatorClient(connection_),
+                                            options, listener_);
   }
 
   // Waits for the member's n-th stream, from 0.
@@ -132,16 +136,18 @@ class CoordinatorSessionTest : public ::testing::Test {
   std::condition_variable changed_;
   std::deque<absl::Status> refusals_;
   int64_t revision_ = 100;
+  int renew_period_ms_ = 1;
+  bool waits_for_layout_ = false;
   int register_count_ = 0;
   std::vector<std::shared_ptr<ScriptedSession::Wire>> wires_;
 
   const std::shared_ptr<ScriptedConnection> connection_ =
       std::make_shared<ScriptedConnection>();
   Listener listener_;
-  std::unique_ptr<CoordinatorSession> session_;
+  std::unique_ptr<LeaseKeeper> keeper_;
 };
 
-TEST_F(CoordinatorSessionTest, RenewsAgainAndAgainAndPassesNewsOn) {
+TEST_F(LeaseKeeperTest, RenewsAgainAndAgainAndPassesNewsOn) {
   Start();
   EXPECT_EQ(listener_.Next(), "registered 5");
   const auto stream = Stream(0);
@@ -153,7 +159,7 @@ TEST_F(CoordinatorSessionTest, RenewsAgainAndAgainAndPassesNewsOn) {
   response.add_lost_members()->mutable_member()->set_rank(2);
   stream->Answer(response);
   EXPECT_EQ(listener_.Next(), "news 6 lost 2");
-  session_->SetPhase(std::string(100, 'p'));
+  keeper_->SetPhase(std::string(100, 'p'));
   do {
     request = stream->Request();
   } while (request.phase().empty());
@@ -162,7 +168,7 @@ TEST_F(CoordinatorSessionTest, RenewsAgainAndAgainAndPassesNewsOn) {
   EXPECT_EQ(request.caller().generation(), 6);
 }
 
-TEST_F(CoordinatorSessionTest, ARestartedCoordinatorFindsTheSameIncarnation) {
+TEST_F(LeaseKeeperTest, ARestartedCoordinatorFindsTheSameIncarnation) {
   Start();
   EXPECT_EQ(listener_.Next(), "registered 5");
   Stream(0)->Answer(News(5, 110));
@@ -180,7 +186,7 @@ TEST_F(CoordinatorSessionTest, ARestartedCoordinatorFindsTheSameIncarnation) {
   EXPECT_EQ(Stream(1)->Request().revision(), 110);
 }
 
-TEST_F(CoordinatorSessionTest, ACoordinatorWithoutMemoryCountsFromItsOwnStart) {
+TEST_F(LeaseKeeperTest, ACoordinatorWithoutMemoryCountsFromItsOwnStart) {
   Start();
   EXPECT_EQ(listener_.Next(), "registered 5");
   {
@@ -193,7 +199,7 @@ TEST_F(CoordinatorSessionTest, ACoordinatorWithoutMemoryCountsFromItsOwnStart) {
   EXPECT_EQ(Stream(1)->Request().revision(), 3);
 }
 
-TEST_F(CoordinatorSessionTest, HearsOfTheFirstLossThatItMissed) {
+TEST_F(LeaseKeeperTest, HearsOfTheFirstLossThatItMissed) {
   revision_ = 0;  // Nobody was ever lost.
   Start();
   EXPECT_EQ(listener_.Next(), "registered 5");
@@ -207,7 +213,7 @@ TEST_F(CoordinatorSessionTest, HearsOfTheFirstLossThatItMissed) {
   EXPECT_EQ(Stream(1)->Request().revision(), 0);
 }
 
-TEST_F(CoordinatorSessionTest, ALostLeaseAsksForNoOldNews) {
+TEST_F(LeaseKeeperTest, ALostLeaseAsksForNoOldNews) {
   Start();
   EXPECT_EQ(listener_.Next(), "registered 5");
   {
@@ -221,7 +227,7 @@ TEST_F(CoordinatorSessionTest, ALostLeaseAsksForNoOldNews) {
   EXPECT_EQ(Stream(1)->Request().revision(), 120);
 }
 
-TEST_F(CoordinatorSessionTest, ALostLeaseIsToldAndRegisteredAgain) {
+TEST_F(LeaseKeeperTest, ALostLeaseIsToldAndRegisteredAgain) {
   Start();
   EXPECT_EQ(listener_.Next(), "registered 5");
   Stream(0)->End(Error(absl::StatusCode::kFailedPrecondition, "NOT_REGISTERED",
@@ -230,34 +236,43 @@ TEST_F(CoordinatorSessionTest, ALostLeaseIsToldAndRegisteredAgain) {
   EXPECT_EQ(listener_.Next(), "registered 5");
 }
 
-TEST_F(CoordinatorSessionTest, WaitsForTheLeaseOfADeadHolder) {
+TEST_F(LeaseKeeperTest, WaitsForTheLeaseOfADeadHolder) {
   refusals_ = {InUse("41")};
   Start();
   EXPECT_EQ(listener_.Next(), "registered 5");
   EXPECT_EQ(register_count_, 2);
 }
 
-TEST_F(CoordinatorSessionTest, GivesUpOnAHolderThatRenewsItsLease) {
+TEST_F(LeaseKeeperTest, GivesUpOnAHolderThatRenewsItsLease) {
   refusals_ = {InUse("41"), InUse("41")};
   Start();
   EXPECT_EQ(listener_.Next(), "fatal MEMBER_ID_IN_USE");
 }
 
-TEST_F(CoordinatorSessionTest, AHolderOfAnotherTermIsNoProofThatItIsAlive) {
+TEST_F(LeaseKeeperTest, AHolderOfAnotherTermIsNoProofThatItIsAlive) {
   refusals_ = {InUse("41", "1"), InUse("41", "2")};
   Start();
   EXPECT_EQ(listener_.Next(), "registered 5");
   EXPECT_EQ(register_count_, 3);
 }
 
-TEST_F(CoordinatorSessionTest, GivesUpOnAHolderThatRenewsInTheNewTerm) {
+TEST_F(LeaseKeeperTest, GivesUpOnAHolderThatRenewsInTheNewTerm) {
   refusals_ = {InUse("41", "1"), InUse("41", "2"), InUse("41", "2")};
   Start();
   EXPECT_EQ(listener_.Next(), "fatal MEMBER_ID_IN_USE");
   EXPECT_EQ(register_count_, 3);
 }
 
-TEST_F(CoordinatorSessionTest, WaitsForAJobThatIsNotThereYet) {
+TEST_F(LeaseKeeperTest, TellsANewPhaseAtOnce) {
+  renew_period_ms_ = 3600 * 1000;  // No renewal will tell it.
+  Start();
+  EXPECT_EQ(Stream(0)->Request().phase(), "");
+  keeper_->SetPhase("ready");
+  EXPECT_EQ(Stream(0)->Request().phase(), "ready");
+}
+
+TEST_F(LeaseKeeperTest, WaitsForAJobThatIsNotThereYet) {
+  waits_for_layout_ = true;
   refusals_ = {
       Error(absl::StatusCode::kNotFound, "JOB_NOT_FOUND", "no job vlm"),
       Error(absl::StatusCode::kInvalidArgument, "RANK_NOT_IN_LAYOUT", "no 3")};
@@ -265,7 +280,14 @@ TEST_F(CoordinatorSessionTest, WaitsForAJobThatIsNotThereYet) {
   EXPECT_EQ(listener_.Next(), "registered 5");
 }
 
-TEST_F(CoordinatorSessionTest, AReplacedIncarnationIsOverForGood) {
+TEST_F(LeaseKeeperTest, WithoutALayoutToWaitForItGivesUp) {
+  refusals_ = {
+      Error(absl::StatusCode::kNotFound, "JOB_NOT_FOUND", "no job vlm")};
+  Start();
+  EXPECT_EQ(listener_.Next(), "fatal JOB_NOT_FOUND");
+}
+
+TEST_F(LeaseKeeperTest, AReplacedIncarnationIsOverForGood) {
   Start();
   EXPECT_EQ(listener_.Next(), "registered 5");
   Stream(0)->End(Error(absl::StatusCode::kAborted, "FENCED", "replaced"));

@@ -1,9 +1,9 @@
-// Keeps one process a member: registers, renews the lease, passes on news, and
-// does so again after the coordinator, the network or the lease was lost, until
-// it is told to stop or another process has the rank.
+// A LeaseKeeper keeps one process a member: it registers, renews the lease,
+// passes on news, and does so again after the coordinator, the network or the
+// lease was lost, until it is stopped or that has become pointless.
 
-#ifndef WORKER_AGENT_COORDINATOR_SESSION_H_
-#define WORKER_AGENT_COORDINATOR_SESSION_H_
+#ifndef CLIENT_CC_LEASE_KEEPER_H_
+#define CLIENT_CC_LEASE_KEEPER_H_
 
 #include <condition_variable>
 #include <cstdint>
@@ -23,44 +23,64 @@
 
 namespace shardwright {
 
-// Called by the session's thread, one call at a time. Must return soon.
-class SessionListener {
+// Called by the keeper's thread, one call at a time. Must return soon.
+class LeaseListener {
  public:
-  virtual ~SessionListener() = default;
+  virtual ~LeaseListener() = default;
 
-  // Registered, anew or again: `generation` may have changed meanwhile.
-  virtual void OnRegistered(int64_t generation) = 0;
+  // Registered, anew or again: the generation may have changed meanwhile.
+  virtual void OnRegistered(const v1::RegisterResponse& grant) = 0;
+
+  // Registering failed, and is tried again after `retry_in`.
+  virtual void OnRefused(const absl::Status& why, absl::Duration retry_in) = 0;
 
   // The generation as of now, and who was lost since the last news.
   virtual void OnNews(int64_t generation,
                       const std::vector<v1::LostMember>& lost) = 0;
 
   // The coordinator is out of reach. Nothing has ended by that.
-  virtual void OnDisconnected() = 0;
+  virtual void OnDisconnected(const absl::Status& why) = 0;
 
   // The coordinator counts this process as lost: its peers have been told so.
-  virtual void OnLeaseLost() = 0;
+  virtual void OnLeaseLost(const absl::Status& why) = 0;
 
-  // The session is over for good. `why`:
+  // The keeper has stopped for good. `why`:
   //   ABORTED FENCED, ALREADY_EXISTS MEMBER_ID_IN_USE: another process has the
   //       rank, and is alive.
   //   INVALID_ARGUMENT INVALID_MEMBER: it can never be a member.
+  //   INVALID_ARGUMENT RANK_NOT_IN_LAYOUT, NOT_FOUND JOB_NOT_FOUND: unless the
+  //       keeper waits for a layout.
   virtual void OnFatal(const absl::Status& why) = 0;
 };
 
+// A number for RegisterRequest.incarnation: random, not 0.
+uint64_t RandomIncarnation();
+
 // Thread-safe.
-class CoordinatorSession {
+class LeaseKeeper {
  public:
-  // Starts at once. `listener` must outlive it. `request` names the member,
-  // with an incarnation that stays the same for the life of the process.
-  CoordinatorSession(CoordinatorClient client, v1::RegisterRequest request,
-                     SessionListener& listener);
+  struct Options {
+    // Names the member, with an incarnation that stays the same for the life of
+    // the process.
+    v1::RegisterRequest registration;
 
-  // Ends the session, not the lease.
-  ~CoordinatorSession();
+    // Whether a layout without this rank may yet be replaced by one with it.
+    bool waits_for_layout = false;
+  };
 
-  // What the coordinator shows to those who wait for this member, from the next
-  // renewal on: 64 bytes at most.
+  // Starts at once. `listener` must outlive it.
+  LeaseKeeper(CoordinatorClient client, Options options,
+              LeaseListener& listener);
+
+  // As Stop().
+  ~LeaseKeeper();
+
+  // Ends the session, not the lease. From then on the listener hears nothing.
+  // May be repeated, by one thread.
+  void Stop();
+
+  // What the coordinator shows to those who wait for this member: cut at 64
+  // bytes. Told at once.
   void SetPhase(const std::string& phase);
   std::string phase() const;
 
@@ -73,17 +93,19 @@ class CoordinatorSession {
   bool Register();
   // How long to wait after a refused Register(); fatal if it is of no use.
   void OnRefused(const absl::Status& status);
+  bool IsFatal(const absl::Status& status) const;
   void Hold();
+  void OnSessionEnded(const absl::Status& end);
   void Renew(SessionStream& stream);
   void OnResponse(const v1::SessionResponse& response);
-  v1::SessionRequest NextRequest() const;
+  v1::SessionRequest NextRequest();
   void WaitFor(absl::Duration duration);
   bool stopping() const;
   void Fatal(const absl::Status& why);
 
   const CoordinatorClient client_;
-  const v1::RegisterRequest request_;
-  SessionListener& listener_;
+  const Options options_;
+  LeaseListener& listener_;
 
   // Of the thread only.
   Backoff backoff_;
@@ -91,7 +113,6 @@ class CoordinatorSession {
   std::optional<std::pair<std::string, std::string>> holder_;
   absl::Duration retry_after_;
   absl::Duration renew_period_;
-  std::string last_failure_;  // Logged once, not at every try.
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -100,10 +121,11 @@ class CoordinatorSession {
   int64_t generation_ = 0;
   std::optional<int64_t> revision_;  // None: the next registration sets it.
   std::string phase_;
+  bool phase_is_new_ = false;
 
   std::thread thread_;
 };
 
 }  // namespace shardwright
 
-#endif  // WORKER_AGENT_COORDINATOR_SESSION_H_
+#endif  // CLIENT_CC_LEASE_KEEPER_H_

@@ -1,0 +1,245 @@
+#include "client/cc/lease_keeper.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "proto/status/error.h"
+
+namespace shardwright {
+namespace {
+
+constexpr size_t kPhaseBytesMax = 64;
+
+// A little late rather than a little early: early costs another round.
+constexpr absl::Duration kLeaseSlack = absl::Milliseconds(50);
+
+// Whatever a server says, it is not flooded.
+constexpr absl::Duration kRenewPeriodMin = absl::Milliseconds(1);
+
+absl::Duration ToDuration(const google::protobuf::Duration& duration) {
+  return absl::Seconds(duration.seconds()) +
+         absl::Nanoseconds(duration.nanos());
+}
+
+std::string TextIn(const v1::ErrorDetail& detail, const std::string& name) {
+  const auto found = detail.metadata().find(name);
+  return found == detail.metadata().end() ? "" : found->second;
+}
+
+// What is left of the lease of the process that has the rank.
+absl::Duration LeaseRemaining(const v1::ErrorDetail& detail) {
+  int64_t remaining_ms = 0;
+  if (!absl::SimpleAtoi(TextIn(detail, "lease_remaining_ms"), &remaining_ms)) {
+    return absl::ZeroDuration();
+  }
+  return absl::Milliseconds(remaining_ms);
+}
+
+}  // namespace
+
+uint64_t RandomIncarnation() {
+  std::random_device random;
+  uint64_t incarnation = 0;
+  while (incarnation == 0) incarnation = uint64_t{random()} << 32 | random();
+  return incarnation;
+}
+
+LeaseKeeper::LeaseKeeper(CoordinatorClient client, Options options,
+                         LeaseListener& listener)
+    : client_(std::move(client)),
+      options_(std::move(options)),
+      listener_(listener),
+      thread_([this] { Run(); }) {}
+
+LeaseKeeper::~LeaseKeeper() { Stop(); }
+
+void LeaseKeeper::Stop() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+    if (stream_ != nullptr) stream_->Cancel();
+    changed_.notify_all();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+void LeaseKeeper::SetPhase(const std::string& phase) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::string text = phase.substr(0, kPhaseBytesMax);
+  if (text == phase_) return;
+  phase_ = std::move(text);
+  phase_is_new_ = true;
+  changed_.notify_all();
+}
+
+std::string LeaseKeeper::phase() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return phase_;
+}
+
+v1::Caller LeaseKeeper::caller() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  v1::Caller caller;
+  *caller.mutable_member() = options_.registration.member();
+  caller.set_incarnation(options_.registration.incarnation());
+  caller.set_generation(generation_);
+  return caller;
+}
+
+void LeaseKeeper::Run() {
+  while (!stopping()) {
+    if (Register()) {
+      Hold();
+    } else {
+      WaitFor(retry_after_);
+    }
+  }
+}
+
+bool LeaseKeeper::Register() {
+  const absl::StatusOr<v1::RegisterResponse> grant =
+      client_.Register(options_.registration);
+  if (!grant.ok()) {
+    OnRefused(grant.status());
+    return false;
+  }
+  holder_.reset();
+  renew_period_ = std::max(ToDuration(grant->renew_period()), kRenewPeriodMin);
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    generation_ = grant->generation();
+    // A later registration hears what happened since the earlier one; unless
+    // the coordinator has lost its memory.
+    revision_ =
+        std::min(revision_.value_or(grant->revision()), grant->revision());
+  }
+  if (!stopping()) listener_.OnRegistered(*grant);
+  return true;
+}
+
+bool LeaseKeeper::IsFatal(const absl::Status& status) const {
+  const std::string reason = ReasonOf(status);
+  if (reason == "RANK_NOT_IN_LAYOUT" || reason == "JOB_NOT_FOUND") {
+    return !options_.waits_for_layout;
+  }
+  return reason == "FENCED" || reason == "INVALID_MEMBER";
+}
+
+void LeaseKeeper::OnRefused(const absl::Status& status) {
+  if (IsFatal(status)) {
+    Fatal(status);
+    return;
+  }
+  const v1::ErrorDetail detail = DetailOf(status);
+  retry_after_ = backoff_.Next() + ToDuration(detail.retry_delay());
+  if (detail.reason() == "MEMBER_ID_IN_USE") {
+    std::pair<std::string, std::string> holder(
+        TextIn(detail, "holder_incarnation"), TextIn(detail, "term"));
+    // The lease that was to run out has been renewed; or, in another term,
+    // granted by a coordinator that restarted, which proves nothing.
+    if (holder_ == holder) {
+      Fatal(status);
+      return;
+    }
+    holder_ = std::move(holder);
+    retry_after_ = LeaseRemaining(detail) + kLeaseSlack;
+  }
+  if (!stopping()) listener_.OnRefused(status, retry_after_);
+}
+
+void LeaseKeeper::Hold() {
+  const std::unique_ptr<SessionStream> stream = client_.OpenSession();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (stopping_) return;
+    stream_ = stream.get();
+  }
+  std::thread renewer([this, &stream] { Renew(*stream); });
+  for (v1::SessionResponse response; stream->Read(&response);) {
+    backoff_.Reset();
+    OnResponse(response);
+  }
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stream_ = nullptr;
+    changed_.notify_all();
+  }
+  renewer.join();
+  const absl::Status end = stream->Finish();
+  if (!stopping()) OnSessionEnded(end);
+}
+
+void LeaseKeeper::OnSessionEnded(const absl::Status& end) {
+  if (IsFatal(end)) {
+    Fatal(end);
+    return;
+  }
+  if (ReasonOf(end) == "NOT_REGISTERED") {
+    {
+      // What happened meanwhile is of no interest to who begins anew.
+      const std::lock_guard<std::mutex> lock(mutex_);
+      revision_.reset();
+    }
+    listener_.OnLeaseLost(end);
+  } else {
+    listener_.OnDisconnected(end);
+  }
+  WaitFor(backoff_.Next());
+}
+
+// A stream that ends makes Write() fail, and one that Hold() has let go of ends
+// the wait.
+void LeaseKeeper::Renew(SessionStream& stream) {
+  while (stream.Write(NextRequest())) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait_for(lock, absl::ToChronoNanoseconds(renew_period_), [this] {
+      return stopping_ || stream_ == nullptr || phase_is_new_;
+    });
+    if (stopping_ || stream_ == nullptr) return;
+  }
+}
+
+void LeaseKeeper::OnResponse(const v1::SessionResponse& response) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (stopping_) return;
+    generation_ = response.generation();
+    revision_ = response.revision();
+  }
+  listener_.OnNews(response.generation(), {response.lost_members().begin(),
+                                           response.lost_members().end()});
+}
+
+v1::SessionRequest LeaseKeeper::NextRequest() {
+  v1::SessionRequest request;
+  *request.mutable_caller() = caller();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  request.set_phase(phase_);
+  request.set_revision(revision_.value_or(0));
+  phase_is_new_ = false;
+  return request;
+}
+
+void LeaseKeeper::WaitFor(absl::Duration duration) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  changed_.wait_for(lock, absl::ToChronoNanoseconds(duration),
+                    [this] { return stopping_; });
+}
+
+bool LeaseKeeper::stopping() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return stopping_;
+}
+
+void LeaseKeeper::Fatal(const absl::Status& why) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (stopping_) return;
+    stopping_ = true;
+  }
+  listener_.OnFatal(why);
+}
+
+}  // namespace shardwright
