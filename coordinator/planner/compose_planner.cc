@@ -67,10 +67,12 @@ void AppendEntries(const std::vector<SourceRun>& sample,
     for (int64_t position = mine.position; position < end;) {
       while (run->position + run->count <= position) ++run;
       const int64_t part_end = std::min(end, run->position + run->count);
-      entries.push_back({run->source,
-                         run->source_row + position - run->position,
-                         local * micro_batch_size + b, micro_batch_size,
-                         part_end - position});
+      RowCopy& entry = entries.emplace_back();
+      entry.source = run->source;
+      entry.source_row = run->source_row + position - run->position;
+      entry.destination_row = local * micro_batch_size + b;
+      entry.destination_stride = micro_batch_size;
+      entry.row_count = part_end - position;
       local += part_end - position;
       position = part_end;
     }

@@ -11,14 +11,18 @@
 namespace shardwright {
 namespace {
 
-void AppendRun(std::vector<PositionRun>& runs, PositionRun run) {
-  if (run.count == 0) return;
-  if (!runs.empty() &&
-      runs.back().position + runs.back().count == run.position) {
-    runs.back().count += run.count;
-  } else {
-    runs.push_back(run);
+// Filled in place, here and below: a temporary that is copied in stalls the
+// processor, which is most of the time that a plan of many documents takes.
+void AppendRun(std::vector<PositionRun>& runs, int64_t position,
+               int64_t count) {
+  if (count == 0) return;
+  if (!runs.empty() && runs.back().position + runs.back().count == position) {
+    runs.back().count += count;
+    return;
   }
+  PositionRun& run = runs.emplace_back();
+  run.position = position;
+  run.count = count;
 }
 
 int64_t TotalCount(const std::vector<PositionRun>& runs) {
@@ -72,8 +76,10 @@ CopyTable LabelTable(const std::vector<PositionRun>& runs,
   for (int64_t b = 0; b < shape.micro_batch_size; ++b) {
     int64_t destination = b * local;
     for (const PositionRun& run : runs) {
-      entries.push_back(
-          {0, b * shape.seq_length + run.position, destination, 1, run.count});
+      RowCopy& entry = entries.emplace_back();
+      entry.source_row = b * shape.seq_length + run.position;
+      entry.destination_row = destination;
+      entry.row_count = run.count;
       destination += run.count;
     }
   }
@@ -94,13 +100,14 @@ std::vector<PositionRun> ZigzagRuns(const std::vector<int64_t>& starts,
                                     int64_t cp, int64_t cp_rank) {
   std::vector<PositionRun> runs;
   if (cp == 1) {
-    AppendRun(runs, {0, starts.back()});
+    AppendRun(runs, 0, starts.back());
     return runs;
   }
+  runs.reserve(2 * (starts.size() - 1));
   for (size_t i = 0; i + 1 < starts.size(); ++i) {
     const int64_t chunk = (starts[i + 1] - starts[i]) / (2 * cp);
-    AppendRun(runs, {starts[i] + cp_rank * chunk, chunk});
-    AppendRun(runs, {starts[i] + (2 * cp - 1 - cp_rank) * chunk, chunk});
+    AppendRun(runs, starts[i] + cp_rank * chunk, chunk);
+    AppendRun(runs, starts[i] + (2 * cp - 1 - cp_rank) * chunk, chunk);
   }
   return runs;
 }
@@ -108,11 +115,12 @@ std::vector<PositionRun> ZigzagRuns(const std::vector<int64_t>& starts,
 std::vector<PositionRun> SliceRuns(const std::vector<PositionRun>& runs,
                                    int64_t begin, int64_t end) {
   std::vector<PositionRun> slice;
+  slice.reserve(runs.size());
   int64_t local = 0;  // Local position of the run's first.
   for (const PositionRun& run : runs) {
     const int64_t from = std::max(begin, local);
     const int64_t to = std::min(end, local + run.count);
-    if (from < to) AppendRun(slice, {run.position + from - local, to - from});
+    if (from < to) AppendRun(slice, run.position + from - local, to - from);
     local += run.count;
   }
   return slice;
@@ -141,12 +149,14 @@ ShardPlan PlanRuns(const Module& module, int64_t index, Rank rank,
   plan.label_runs = ZigzagRuns(starts, module.cp(), plan.coordinates.cp);
   plan.labels = LabelTable(plan.label_runs, shape);
   plan.load = LoadOf(plan.label_runs, starts, shape);
-  if (plan.coordinates.pp == 0) {
-    const int64_t local = TotalCount(plan.label_runs);
-    const int64_t slices = module.sequence_parallel() ? module.tp() : 1;
-    const int64_t slice = module.sequence_parallel() ? plan.coordinates.tp : 0;
-    plan.embedding_runs = SliceRuns(plan.label_runs, slice * local / slices,
-                                    (slice + 1) * local / slices);
+  if (plan.coordinates.pp > 0) return plan;
+  if (!module.sequence_parallel()) {
+    plan.embedding_runs = plan.label_runs;
+  } else {
+    const int64_t local = TotalCount(plan.label_runs) / module.tp();
+    plan.embedding_runs =
+        SliceRuns(plan.label_runs, plan.coordinates.tp * local,
+                  (plan.coordinates.tp + 1) * local);
   }
   return plan;
 }

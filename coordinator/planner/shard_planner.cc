@@ -14,11 +14,15 @@ namespace {
 // sides, so a run of positions is one run of rows.
 absl::StatusOr<CopyTable> EmbeddingTable(const ShardPlan& plan) {
   const int64_t b = plan.micro_batch_size;
+  if (b == 1 && plan.embedding_runs == plan.label_runs) return plan.labels;
   std::vector<RowCopy> entries;
   entries.reserve(plan.embedding_runs.size());
   int64_t local = 0;
   for (const PositionRun& run : plan.embedding_runs) {
-    entries.push_back({0, run.position * b, local * b, 1, run.count * b});
+    RowCopy& entry = entries.emplace_back();
+    entry.source_row = run.position * b;
+    entry.destination_row = local * b;
+    entry.row_count = run.count * b;
     local += run.count;
   }
   return CopyTable::Create(std::move(entries), {plan.seq_length * b},

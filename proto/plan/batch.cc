@@ -80,7 +80,8 @@ void CheckCuSeqlensPadded(const Module& module, int64_t seq_length,
   bool whole = true;
   for (size_t i = 1; module.cp() > 1 && i < cu.size(); ++i) {
     const int64_t length = cu[i] - cu[i - 1];
-    whole &= length % factor == 0;
+    if (length % factor == 0) continue;
+    whole = false;
     CheckDivides("length", length, "2*cp", factor,
                  absl::StrCat(field, "[", i, "]"), problems,
                  absl::StrCat("sequence ", i - 1, ": "));

@@ -18,6 +18,7 @@
 #define PROTO_PLAN_COPY_TABLE_H_
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -43,7 +44,7 @@ struct RowCopy {
   }
 };
 
-// Immutable, cheap to move, safe to share between threads.
+// Immutable, cheap to copy, safe to share between threads.
 class CopyTable {
  public:
   // Limits, so that a table from the wire bounds what it can cost.
@@ -63,24 +64,25 @@ class CopyTable {
                                           std::vector<int64_t> source_rows,
                                           int64_t destination_rows);
 
-  const std::vector<RowCopy>& entries() const { return entries_; }
+  const std::vector<RowCopy>& entries() const { return *entries_; }
   const std::vector<int64_t>& source_rows() const { return source_rows_; }
   int64_t destination_rows() const { return destination_rows_; }
 
   // Whether the destination is one run of consecutive rows of one source: a
   // view of it costs nothing.
   bool IsView() const {
-    return entries_.size() == 1 && entries_[0].destination_stride == 1 &&
-           entries_[0].source != RowCopy::kFill;
+    return entries().size() == 1 && entries()[0].destination_stride == 1 &&
+           entries()[0].source != RowCopy::kFill;
   }
 
   friend bool operator==(const CopyTable& a, const CopyTable& b) {
-    return a.entries_ == b.entries_ && a.source_rows_ == b.source_rows_ &&
+    return a.entries() == b.entries() && a.source_rows_ == b.source_rows_ &&
            a.destination_rows_ == b.destination_rows_;
   }
 
  private:
-  std::vector<RowCopy> entries_;
+  std::shared_ptr<const std::vector<RowCopy>> entries_ =
+      std::make_shared<const std::vector<RowCopy>>();  // Shared by copies.
   std::vector<int64_t> source_rows_;
   int64_t destination_rows_ = 0;
 };

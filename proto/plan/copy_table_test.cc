@@ -97,6 +97,65 @@ TEST(CopyTableTest, CanonicalFormDoesNotDependOnTheCuts) {
   }
 }
 
+// Entries in order are checked on a way of their own: it must take and refuse
+// what the general one does.
+TEST(CopyTableTest, OrderDoesNotDecideWhatIsRefused) {
+  std::mt19937_64 random(2);
+  int refused = 0;
+  for (int round = 0; round < 3000; ++round) {
+    const int64_t stride = 1 + random() % 3;
+    const int64_t length = 2 + random() % 10;
+    std::vector<RowCopy> entries;
+    for (int64_t column = 0; column < stride; ++column) {
+      for (int64_t row = 0; row < length;) {
+        const int64_t count = 1 + random() % (length - row);
+        entries.push_back({static_cast<int32_t>(column), row + column,
+                           row * stride + column, stride, count});
+        row += count;
+      }
+    }
+    RowCopy& one = entries[random() % entries.size()];
+    const int64_t changes[] = {-1, 1, stride, -stride, int64_t{1} << 62};
+    const int64_t change = changes[random() % 5];
+    switch (random() % 6) {
+      case 0:
+        one.source_row += change;
+        break;
+      case 1:
+        one.destination_row += change;
+        break;
+      case 2:
+        one.destination_stride += change;
+        break;
+      case 3:
+        one.row_count += change;
+        break;
+      case 4:
+        one.source += change % 4;
+        break;
+      default:
+        break;
+    }
+    std::vector<RowCopy> shuffled = entries;
+    std::shuffle(shuffled.begin(), shuffled.end(), random);
+    // What is left of the destination by a last partial row, too.
+    const int64_t rows = length * stride - (random() % 8 == 0 ? 1 : 0);
+    const std::vector<int64_t> source_rows(stride, length + stride);
+    const absl::StatusOr<CopyTable> a =
+        CopyTable::Create(entries, source_rows, rows);
+    const absl::StatusOr<CopyTable> b =
+        CopyTable::Create(shuffled, source_rows, rows);
+    ASSERT_EQ(a.ok(), b.ok()) << a.status() << b.status();
+    if (a.ok()) {
+      EXPECT_EQ(*a, *b);
+    } else {
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 500);
+  EXPECT_LT(refused, 2500);
+}
+
 struct RefusalCase {
   std::string name;
   std::vector<RowCopy> entries;
