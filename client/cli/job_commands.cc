@@ -299,12 +299,11 @@ void PrintExplanation(const Console& console,
                     {"SIZE", Align::kRight},
                     {"RANKS"}});
   for (const v1::GroupMembership& group : explanation.groups()) {
+    const std::vector<Rank> ranks = RanksOf(group);
     groups.AddRow({absl::StrCat(explanation.module(), "/", group.kind(), "/",
                                 group.index()),
-                   absl::StrCat(group.position()),
-                   absl::StrCat(group.ranks_size()),
-                   FormatRanks(std::vector<Rank>(group.ranks().begin(),
-                                                 group.ranks().end()))});
+                   absl::StrCat(group.position()), absl::StrCat(ranks.size()),
+                   FormatRanks(ranks)});
   }
   console.Print(groups.Format());
   console.Print("\n");

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/plan/clique_name.h"
+#include "proto/plan/codec.h"
 
 namespace shardwright {
 namespace {
@@ -172,8 +173,7 @@ nlohmann::ordered_json RankExplanationJson(const v1::RankExplanation& rank) {
     entry["kind"] = group.kind();
     entry["index"] = group.index();
     entry["position"] = group.position();
-    entry["ranks"] =
-        std::vector<int64_t>(group.ranks().begin(), group.ranks().end());
+    entry["ranks"] = RanksOf(group);
     json["groups"].push_back(std::move(entry));
   }
   return json;

@@ -121,8 +121,8 @@ TEST(PlanJsonTest, RankExplanationKeepsGroupOrderAndNamesCliques) {
   group->set_kind("tp");
   group->set_index(2);
   group->set_position(1);
-  group->add_ranks(4);
-  group->add_ranks(5);
+  group->add_members()->set_first(4);
+  group->add_members()->set_first(5);
   const nlohmann::ordered_json json = RankExplanationJson(rank);
   EXPECT_EQ(json["role"], "language");
   EXPECT_EQ(json["coordinates"]["tp"], 1);

@@ -346,15 +346,45 @@ absl::StatusOr<v1::RankExplanation> ExplainRank(const Layout& layout, Rank rank,
   for (const GroupKind& kind : GroupKinds()) {
     const std::optional<int64_t> group = module.GroupOf(kind, at.index);
     if (!group.has_value()) continue;
-    const std::vector<Rank> ranks = module.Group(kind, *group);
     v1::GroupMembership& membership = *message.add_groups();
     membership.set_kind(std::string(kind.name));
     membership.set_index(*group);
-    membership.mutable_ranks()->Add(ranks.begin(), ranks.end());
-    membership.set_position(std::find(ranks.begin(), ranks.end(), rank) -
-                            ranks.begin());
+    membership.set_position(module.PositionOf(kind, at.index));
+    for (const Strided& from : module.StridedGroup(kind, *group)) {
+      v1::StridedRanks& to = *membership.add_members();
+      to.set_first(from.first);
+      for (const Strided::Dimension& dimension : from.dimensions) {
+        v1::StridedRanks::Dimension& added = *to.add_dimensions();
+        added.set_count(dimension.count);
+        added.set_stride(dimension.stride);
+      }
+    }
   }
   return message;
+}
+
+std::vector<Rank> RanksOf(const v1::GroupMembership& group) {
+  std::vector<Rank> ranks;
+  for (const v1::StridedRanks& from : group.members()) {
+    Strided members;
+    members.first = from.first();
+    int64_t size = 1;
+    for (const v1::StridedRanks::Dimension& dimension : from.dimensions()) {
+      if (dimension.count() < 1 || dimension.count() > kWorldSizeMax ||
+          dimension.stride() < -kWorldSizeMax ||
+          dimension.stride() > kWorldSizeMax) {
+        return {};
+      }
+      size = std::min(size * dimension.count(), kWorldSizeMax + 1);
+      members.dimensions.push_back({dimension.count(), dimension.stride()});
+    }
+    if (members.first < 0 || members.first >= kWorldSizeMax ||
+        size > kWorldSizeMax - static_cast<int64_t>(ranks.size())) {
+      return {};
+    }
+    members.AppendTo(ranks);
+  }
+  return ranks;
 }
 
 }  // namespace shardwright

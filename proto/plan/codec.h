@@ -4,6 +4,8 @@
 #ifndef PROTO_PLAN_CODEC_H_
 #define PROTO_PLAN_CODEC_H_
 
+#include <vector>
+
 #include "absl/status/statusor.h"
 #include "proto/plan/batch.h"
 #include "proto/plan/copy_table.h"
@@ -53,6 +55,10 @@ absl::StatusOr<ShardPlan> ShardPlanFromProto(const v1::ShardPlan& message);
 //   NOT_FOUND RANK_NOT_FOUND
 absl::StatusOr<v1::RankExplanation> ExplainRank(const Layout& layout, Rank rank,
                                                 int64_t generation);
+
+// The members of a group in group order. Empty if there are more than a layout
+// can have ranks, which no coordinator says.
+std::vector<Rank> RanksOf(const v1::GroupMembership& group);
 
 }  // namespace shardwright
 

@@ -10,7 +10,9 @@
 namespace shardwright {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 ShardPlan Plan() {
   ShardPlan plan;
@@ -127,8 +129,44 @@ TEST(CodecTest, ExplainsARankWithAllItsGroups) {
   ASSERT_EQ(explanation->groups_size(), 22);
   EXPECT_EQ(explanation->groups(0).kind(), "tp");
   EXPECT_EQ(explanation->groups(0).position(), 1);
-  EXPECT_EQ(explanation->groups(0).ranks_size(), 2);
+  EXPECT_THAT(RanksOf(explanation->groups(0)), ElementsAre(0, 1));
   EXPECT_THAT(ExplainRank(layout, 2, 7), HasReason("RANK_NOT_FOUND"));
+}
+
+TEST(CodecTest, ARankOfAMillionIsExplainedInAKilobyte) {
+  LayoutSpec spec;
+  spec.name = "large";
+  spec.world_size = 1000000;
+  ModuleSpec& language = spec.modules.emplace_back();
+  language.name = "language";
+  language.role = Role::kLanguage;
+  language.first_rank = 0;
+  language.rank_count = spec.world_size;
+  language.tp = 8;
+  language.cp = 5;
+  language.pp = 10;
+  language.ep = 4;
+  const Layout layout = *Layout::Create(spec);
+  const v1::RankExplanation rank = *ExplainRank(layout, 123456, 1);
+  EXPECT_LT(rank.ByteSizeLong(), 1024);
+  ASSERT_EQ(rank.groups_size(), 20);
+  for (const v1::GroupMembership& group : rank.groups()) {
+    const GroupKind& kind = *FindGroupKind(group.kind());
+    EXPECT_EQ(RanksOf(group), layout.language().Group(kind, group.index()));
+    EXPECT_EQ(RanksOf(group)[group.position()], 123456) << group.kind();
+  }
+}
+
+TEST(CodecTest, GroupsOfMoreRanksThanALayoutHasAreNotExpanded) {
+  v1::GroupMembership group;
+  v1::StridedRanks& ranks = *group.add_members();
+  for (int i = 0; i < 8; ++i) {
+    ranks.add_dimensions()->set_count(kWorldSizeMax);
+  }
+  EXPECT_THAT(RanksOf(group), IsEmpty());
+  ranks.clear_dimensions();
+  ranks.add_dimensions()->set_count(-1);
+  EXPECT_THAT(RanksOf(group), IsEmpty());
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 // dimensions only. Groups are numbered by the coordinates of the other
 // dimensions, first dimension fastest; members ascend. Nothing is stored: a
 // group of a million ranks costs what a group of eight costs until its members
-// are asked for.
+// are asked for one by one.
 //
 // Indexes are positions in the module's list of ranks, not ranks (layout.h).
 
@@ -49,6 +49,24 @@ class DimSet {
   uint32_t bits_ = 0;
 };
 
+// `first`, and the numbers at fixed distances from it, the first dimension
+// fastest: what a group is, in the space of the grid's dimensions.
+struct Strided {
+  struct Dimension {
+    int64_t count = 1;
+    int64_t stride = 1;
+  };
+
+  int64_t first = 0;
+  std::vector<Dimension> dimensions;  // Empty: `first` alone.
+
+  // The product of the counts.
+  int64_t size() const;
+
+  // Appends every number, in order.
+  void AppendTo(std::vector<int64_t>& numbers) const;
+};
+
 // Immutable, cheap to copy, safe to share between threads.
 class Grid {
  public:
@@ -73,6 +91,9 @@ class Grid {
   // The group that holds `index`, and its position there.
   int64_t GroupOf(DimSet dims, int64_t index) const;
   int64_t PositionOf(DimSet dims, int64_t index) const;
+
+  // The members of `group`. REQUIRES: 0 <= group < GroupCount(dims).
+  Strided Group(DimSet dims, int64_t group) const;
 
   // Index of the member at `position` of `group`.
   // REQUIRES: 0 <= group < GroupCount(dims), 0 <= position < GroupSize(dims).

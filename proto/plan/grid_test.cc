@@ -38,6 +38,17 @@ TEST(GridTest, EnumeratesGroupsFirstDimensionFastest) {
             (Groups{{0, 1, 4, 5}, {2, 3, 6, 7}}));
 }
 
+TEST(GridTest, AGroupIsAsShortAsItsDimensionsAllow) {
+  const Grid grid = TpCpDp();
+  const Strided joined = grid.Group({Dim::kCp, Dim::kDp}, 1);
+  EXPECT_EQ(joined.first, 1);
+  ASSERT_EQ(joined.dimensions.size(), 1);  // cp and dp go on evenly.
+  EXPECT_EQ(joined.dimensions[0].count, 4);
+  EXPECT_EQ(joined.dimensions[0].stride, 2);
+  EXPECT_EQ(grid.Group({Dim::kTp, Dim::kDp}, 1).dimensions.size(), 2);
+  EXPECT_EQ(grid.Group({Dim::kPp}, 7).dimensions.size(), 0);
+}
+
 TEST(GridTest, ADimensionLeftOutHasSizeOne) {
   const Grid grid = TpCpDp();
   EXPECT_EQ(grid.size(Dim::kPp), 1);
@@ -57,6 +68,7 @@ TEST(GridTest, EveryIndexIsInOneGroupAtItsPosition) {
         const Grid grid(
             {{Dim::kPp, pp}, {Dim::kTp, tp}, {Dim::kCp, cp}, {Dim::kDp, 2}});
         for (const DimSet& dims : kSets) {
+          const Groups groups = GroupsOf(grid, dims);
           std::set<int64_t> seen;
           for (int64_t g = 0; g < grid.GroupCount(dims); ++g) {
             for (int64_t i = 0; i < grid.GroupSize(dims); ++i) {
@@ -67,6 +79,10 @@ TEST(GridTest, EveryIndexIsInOneGroupAtItsPosition) {
               if (i == 0) continue;
               EXPECT_GT(index, grid.Member(dims, g, i - 1));
             }
+            std::vector<int64_t> members;
+            grid.Group(dims, g).AppendTo(members);
+            EXPECT_EQ(members, groups[g]);
+            EXPECT_EQ(members.size(), grid.Group(dims, g).size());
           }
           EXPECT_EQ(seen.size(), grid.count());
         }

@@ -18,6 +18,26 @@ bool IsContiguous(const std::vector<Rank>& ranks) {
   return true;
 }
 
+// Ranks in any order, as runs of equal distance.
+std::vector<Strided> ToStrided(const std::vector<Rank>& ranks) {
+  std::vector<Strided> runs;
+  for (size_t i = 0; i < ranks.size();) {
+    size_t end = i + 1;
+    while (end < ranks.size() &&
+           ranks[end] - ranks[end - 1] == ranks[i + 1] - ranks[i]) {
+      ++end;
+    }
+    Strided& run = runs.emplace_back();
+    run.first = ranks[i];
+    if (end - i > 1) {
+      run.dimensions.push_back(
+          {static_cast<int64_t>(end - i), ranks[i + 1] - ranks[i]});
+    }
+    i = end;
+  }
+  return runs;
+}
+
 // Dimensions of size 1 do not place anybody, so they are left out.
 void AddGrid(const Grid& grid, Fingerprint& fingerprint) {
   std::vector<std::tuple<int64_t, int, int64_t>> dims;  // stride, dim, size
@@ -110,29 +130,42 @@ Coordinates Module::CoordinatesAt(int64_t index) const {
 }
 
 int64_t Module::GroupCount(const GroupKind& kind) const {
-  return (kind.expert_view ? expert_grid_ : grid_).GroupCount(kind.dims);
+  return GridOf(kind).GroupCount(kind.dims);
+}
+
+Strided Module::GroupIndexes(const GroupKind& kind, int64_t group) const {
+  const Grid& grid = GridOf(kind);
+  Strided members = grid.Group(kind.dims, group);
+  if (kind.members == GroupKind::Members::kAll || members.size() == 1) {
+    return members;
+  }
+  const int64_t last =
+      grid.Member(kind.dims, group, grid.GroupSize(kind.dims) - 1);
+  members.dimensions.clear();
+  if (kind.members == GroupKind::Members::kFirstAndLast) {
+    members.dimensions.push_back({2, last - members.first});
+  }
+  return members;
 }
 
 std::vector<Rank> Module::Group(const GroupKind& kind, int64_t group) const {
-  const Grid& grid = kind.expert_view ? expert_grid_ : grid_;
-  const int64_t size = grid.GroupSize(kind.dims);
-  const auto member = [&](int64_t position) {
-    return RankAt(grid.Member(kind.dims, group, position));
-  };
-  if (kind.members == GroupKind::Members::kFirst || size == 1) {
-    return {member(0)};
-  }
-  if (kind.members == GroupKind::Members::kFirstAndLast) {
-    return {member(0), member(size - 1)};
-  }
-  std::vector<Rank> ranks(size);
-  for (int64_t i = 0; i < size; ++i) ranks[i] = member(i);
+  std::vector<Rank> ranks;
+  GroupIndexes(kind, group).AppendTo(ranks);
+  for (Rank& rank : ranks) rank = RankAt(rank);
   return ranks;
+}
+
+std::vector<Strided> Module::StridedGroup(const GroupKind& kind,
+                                          int64_t group) const {
+  if (!listed_.empty()) return ToStrided(Group(kind, group));
+  Strided members = GroupIndexes(kind, group);
+  members.first += first_rank_;
+  return {std::move(members)};
 }
 
 std::optional<int64_t> Module::GroupOf(const GroupKind& kind,
                                        int64_t index) const {
-  const Grid& grid = kind.expert_view ? expert_grid_ : grid_;
+  const Grid& grid = GridOf(kind);
   const int64_t position = grid.PositionOf(kind.dims, index);
   const bool takes_part = kind.members == GroupKind::Members::kAll ||
                           position == 0 ||
@@ -140,6 +173,14 @@ std::optional<int64_t> Module::GroupOf(const GroupKind& kind,
                            position == grid.GroupSize(kind.dims) - 1);
   if (!Has(kind) || !takes_part) return std::nullopt;
   return grid.GroupOf(kind.dims, index);
+}
+
+int64_t Module::PositionOf(const GroupKind& kind, int64_t index) const {
+  const int64_t position = GridOf(kind).PositionOf(kind.dims, index);
+  // Of the first and the last only these two are left.
+  return kind.members == GroupKind::Members::kAll
+             ? position
+             : std::min(position, int64_t{1});
 }
 
 absl::StatusOr<Layout> Layout::Create(LayoutSpec spec) {

@@ -110,10 +110,21 @@ class Module {
   // REQUIRES: Has(kind), and 0 <= group < GroupCount(kind).
   int64_t GroupCount(const GroupKind& kind) const;
   std::vector<Rank> Group(const GroupKind& kind, int64_t group) const;
+  // The same, put one after the other: one where the module's ranks are
+  // consecutive, however many members the group has.
+  std::vector<Strided> StridedGroup(const GroupKind& kind, int64_t group) const;
   // The group that holds the rank at `index`; nothing if it takes no part.
   std::optional<int64_t> GroupOf(const GroupKind& kind, int64_t index) const;
+  // Its group rank there. REQUIRES: it takes part.
+  int64_t PositionOf(const GroupKind& kind, int64_t index) const;
 
  private:
+  const Grid& GridOf(const GroupKind& kind) const {
+    return kind.expert_view ? expert_grid_ : grid_;
+  }
+  // Indexes of the members.
+  Strided GroupIndexes(const GroupKind& kind, int64_t group) const;
+
   ModuleSpec spec_;
   Grid grid_, expert_grid_;
   Rank first_rank_ = 0;

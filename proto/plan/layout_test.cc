@@ -131,6 +131,75 @@ TEST(LayoutTest, ExpertViewFollowsTheOrder) {
               ElementsAre(ElementsAre(4, 6), ElementsAre(5, 7)));
 }
 
+// The ranks of `module` by the definition of a group.
+std::vector<Rank> MembersOneByOne(const Module& module, const GroupKind& kind,
+                                  int64_t group) {
+  const Grid& grid = kind.expert_view ? module.expert_grid() : module.grid();
+  std::vector<Rank> ranks;
+  const int64_t size = grid.GroupSize(kind.dims);
+  for (int64_t i = 0; i < size; ++i) {
+    const bool takes_part =
+        kind.members == GroupKind::Members::kAll || i == 0 ||
+        (kind.members == GroupKind::Members::kFirstAndLast && i == size - 1);
+    if (takes_part) {
+      ranks.push_back(module.RankAt(grid.Member(kind.dims, group, i)));
+    }
+  }
+  return ranks;
+}
+
+// Consecutive ranks, and the same number listed one by one.
+std::vector<Layout> LayoutsWithAllDimensions() {
+  LayoutSpec spec = Valid();
+  spec.modules[0].rank_count = 1;
+  spec.modules[0].tp = 1;
+  ModuleSpec& language = spec.modules[1];
+  language.first_rank = 1;
+  language.rank_count = 144;
+  language.sequence_parallel = false;
+  language.tp = 2;
+  language.gtp_remat = 3;
+  language.cp = 2;
+  language.pp = 2;
+  language.ep = 3;
+  language.expert_tp = 4;
+  language.expert_gtp_remat = 2;
+  spec.world_size = 145;
+  std::vector<Layout> layouts = {*Layout::Create(spec)};
+  language.first_rank.reset();
+  language.rank_count.reset();
+  for (Rank rank = 144; rank >= 1; --rank) language.ranks.push_back(rank);
+  std::swap(language.ranks[3], language.ranks[40]);
+  std::swap(language.ranks[7], language.ranks[100]);
+  layouts.push_back(*Layout::Create(spec));
+  return layouts;
+}
+
+TEST(LayoutTest, StridedGroupsAndPositionsAreThoseOfEveryMember) {
+  for (const Layout& layout : LayoutsWithAllDimensions()) {
+    const Module& module = layout.language();
+    for (const GroupKind& kind : GroupKinds()) {
+      for (int64_t g = 0; g < module.GroupCount(kind); ++g) {
+        const std::vector<Rank> ranks = MembersOneByOne(module, kind, g);
+        EXPECT_EQ(module.Group(kind, g), ranks);
+        std::vector<Rank> expanded;
+        for (const Strided& members : module.StridedGroup(kind, g)) {
+          members.AppendTo(expanded);
+        }
+        EXPECT_EQ(expanded, ranks);
+        if (module.listed_ranks().empty()) {
+          ASSERT_EQ(module.StridedGroup(kind, g).size(), 1);
+        }
+        for (size_t i = 0; i < ranks.size(); ++i) {
+          const int64_t index = *module.IndexOf(ranks[i]);
+          EXPECT_EQ(module.GroupOf(kind, index), g);
+          EXPECT_EQ(module.PositionOf(kind, index), i);
+        }
+      }
+    }
+  }
+}
+
 TEST(LayoutTest, AMillionRanksCostNoMoreThanEight) {
   LayoutSpec spec = Valid();
   spec.world_size = 1 << 20;

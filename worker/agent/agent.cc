@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/plan/clique_name.h"
+#include "proto/plan/codec.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
 #include "spdlog/spdlog.h"
@@ -252,8 +253,7 @@ absl::Status Agent::LearnIdentity() {
     }
     cliques.push_back(
         {FormatCliqueName({rank.module(), group.kind(), group.index()}),
-         group.kind(),
-         {group.ranks().begin(), group.ranks().end()}});
+         group.kind(), RanksOf(group)});
   }
   cliques_.Reset(cliques, Ended("STALE_GENERATION", "the layout has changed"));
   const v1::Coordinates& at = rank.coordinates();

@@ -161,11 +161,13 @@ class Member {
     explanation.set_generation(generation_);
     v1::GroupMembership& tp = *explanation.add_groups();
     tp.set_kind("tp");
-    tp.add_ranks(3);
-    tp.add_ranks(4);
+    v1::StridedRanks& members = *tp.add_members();
+    members.set_first(3);
+    members.add_dimensions()->set_count(2);
+    members.mutable_dimensions(0)->set_stride(1);
     v1::GroupMembership& cp = *explanation.add_groups();
     cp.set_kind("cp");
-    cp.add_ranks(rank_);
+    cp.add_members()->set_first(rank_);
     return explanation;
   }
 
