@@ -67,7 +67,7 @@ absl::Status ApplyLayoutFile(const std::string& path, CoordinatorCore& core,
   }
   Effects effects;
   RETURN_IF_ERROR(core.ApplyLayout(request, now, effects).status());
-  for (const std::string& line : effects.log) spdlog::info(line);
+  for (const LogEntry& entry : effects.log) spdlog::info(entry.Line());
   return absl::OkStatus();
 }
 

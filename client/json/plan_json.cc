@@ -96,10 +96,6 @@ const char* RoleName(v1::Role role) {
 
 }  // namespace
 
-std::string DigestText(uint64_t digest) {
-  return absl::StrCat(absl::Hex(digest, absl::kZeroPad16));
-}
-
 nlohmann::ordered_json PlanShardJson(uint64_t digest,
                                      absl::Span<const ShardPlan> plans,
                                      bool with_positions) {

@@ -12,14 +12,12 @@
 
 #include "absl/types/span.h"
 #include "nlohmann/json.hpp"
+#include "proto/plan/fingerprint.h"
 #include "proto/plan/layout.h"
 #include "proto/plan/shard_plan.h"
 #include "shardwright/v1/layout.pb.h"
 
 namespace shardwright {
-
-// 16 lower-case hexadecimal digits.
-std::string DigestText(uint64_t digest);
 
 // {"digest", "ranks": [{"rank", "tp", ... "embedding_runs", "label_runs"}]},
 // and with `with_positions` for each rank the runs spelt out, position by

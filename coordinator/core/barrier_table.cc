@@ -1,12 +1,13 @@
 #include "coordinator/core/barrier_table.h"
 
 #include <algorithm>
+#include <iterator>
 #include <memory>
-#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/proto_time.h"
 #include "proto/plan/clique_name.h"
+#include "proto/plan/fingerprint.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
 
@@ -21,17 +22,15 @@ absl::Status ScopeNotFound(absl::string_view message) {
   return Error(absl::StatusCode::kNotFound, "SCOPE_NOT_FOUND", message);
 }
 
-// The ranks of a scope, ascending. Empty: there is no such scope.
-std::vector<Rank> ScopeRanks(const Layout& layout, const std::string& scope) {
+// The ranks of a scope. Empty: there is no such scope.
+std::vector<RankRange> ScopeRanges(const Layout& layout,
+                                   const std::string& scope) {
+  if (scope.empty()) return {{0, layout.world_size() - 1}};
   std::vector<Rank> ranks;
-  if (scope.empty()) {
-    ranks.resize(layout.world_size());
-    std::iota(ranks.begin(), ranks.end(), 0);
-    return ranks;
-  }
   if (const Module* module = layout.FindModule(scope); module != nullptr) {
-    for (int64_t i = 0; i < module->rank_count(); ++i) {
-      ranks.push_back(module->RankAt(i));
+    ranks = module->listed_ranks();
+    if (ranks.empty()) {
+      return {{module->RankAt(0), module->RankAt(module->rank_count() - 1)}};
     }
   } else if (const auto name = ParseCliqueName(scope); name.has_value()) {
     const Module* of = layout.FindModule(name->module);
@@ -42,10 +41,39 @@ std::vector<Rank> ScopeRanks(const Layout& layout, const std::string& scope) {
     }
   }
   std::sort(ranks.begin(), ranks.end());
-  return ranks;
+  return RangesOf(ranks);
+}
+
+bool Holds(const std::vector<RankRange>& ranges, Rank rank) {
+  const auto range = std::upper_bound(
+      ranges.begin(), ranges.end(), rank,
+      [](Rank wanted, const RankRange& r) { return wanted < r.first; });
+  return range != ranges.begin() && rank <= std::prev(range)->last;
+}
+
+// `ranges` less the ranks that `of` of each of `taken` gives, ascending.
+template <typename Ranks, typename Function>
+std::vector<RankRange> Without(const std::vector<RankRange>& ranges,
+                               const Ranks& taken, Function of) {
+  std::vector<RankRange> rest;
+  auto next = taken.begin();
+  for (const auto& [first, last] : ranges) {
+    Rank begin = first;
+    while (next != taken.end() && of(*next) < first) ++next;
+    for (; next != taken.end() && of(*next) <= last; ++next) {
+      if (begin < of(*next)) rest.push_back({begin, of(*next) - 1});
+      begin = of(*next) + 1;
+    }
+    if (begin <= last) rest.push_back({begin, last});
+  }
+  return rest;
 }
 
 }  // namespace
+
+BarrierTable::BarrierTable(const Membership& membership,
+                           MissingReports& reports)
+    : membership_(membership), reports_(reports) {}
 
 bool BarrierTable::IsRepeat(const Barrier& barrier,
                             const v1::WaitAtBarrierRequest& request) {
@@ -82,10 +110,8 @@ absl::Status BarrierTable::CheckSame(const Use& use,
   if (request.scope() == use.scope && request.digest() == use.digest) {
     return absl::OkStatus();
   }
-  const std::string digest =
-      absl::StrCat(absl::Hex(use.digest, absl::kZeroPad16));
-  const std::string got =
-      absl::StrCat(absl::Hex(request.digest(), absl::kZeroPad16));
+  const std::string digest = DigestText(use.digest);
+  const std::string got = DigestText(request.digest());
   return Error(
       absl::StatusCode::kInvalidArgument, "BARRIER_MISMATCH",
       absl::StrCat("barrier \"", request.name(), "\" has scope \"", use.scope,
@@ -133,11 +159,11 @@ absl::Status BarrierTable::Wait(StreamId stream, const JobLayout& job,
       RETURN_IF_ERROR(same);
     }
   }
-  std::vector<Rank> members;
+  std::vector<RankRange> members;
   const bool first = found == barriers_.end() || found->second.arrived.empty();
-  if (first) members = ScopeRanks(*job.layout, request.scope());
-  const std::vector<Rank>& scope = first ? members : found->second.members;
-  if (!std::binary_search(scope.begin(), scope.end(), member.rank)) {
+  if (first) members = ScopeRanges(*job.layout, request.scope());
+  const std::vector<RankRange>& scope = first ? members : found->second.members;
+  if (!Holds(scope, member.rank)) {
     return ScopeNotFound(
         scope.empty()
             ? absl::StrCat("scope \"", request.scope(),
@@ -154,12 +180,17 @@ absl::Status BarrierTable::Wait(StreamId stream, const JobLayout& job,
   if (first) {
     barrier.use = {request.sequence(), request.scope(), request.digest()};
     barrier.members = std::move(members);
+    barrier.member_count = 0;
+    for (const auto& [begin, end] : barrier.members) {
+      barrier.member_count += end - begin + 1;
+    }
     barrier.gave_up.clear();
   }
   barrier.last_use_time = now;
   next_progress_ = std::min(next_progress_, now + kProgressPeriod);
   Arrive(stream, barrier,
-         {member, request.caller().incarnation(), key, now + timeout}, effects);
+         {member, request.caller().incarnation(), key, timeout, now + timeout},
+         effects);
   return absl::OkStatus();
 }
 
@@ -192,7 +223,9 @@ void BarrierTable::Arrive(StreamId stream, Barrier& barrier, Call call,
   calls_of_member_.insert({call.member, stream});
   deadlines_.insert({call.deadline, stream});
   calls_[stream] = std::move(call);
-  if (barrier.arrived.size() < barrier.members.size()) return;
+  if (static_cast<int64_t>(barrier.arrived.size()) < barrier.member_count) {
+    return;
+  }
   barrier.released = barrier.use;
   barrier.released_incarnations.clear();
   for (const auto& [rank, arrived] : barrier.arrived) {
@@ -266,38 +299,58 @@ void BarrierTable::LayoutChanged(const std::string& job,
   barrier_counts_.erase(job);
 }
 
-std::vector<Rank> BarrierTable::Missing(const Barrier& barrier) const {
-  std::vector<Rank> missing;
-  auto arrived = barrier.arrived.begin();
-  for (const Rank rank : barrier.members) {
-    if (arrived != barrier.arrived.end() && arrived->first == rank) {
-      ++arrived;
-    } else {
-      missing.push_back(rank);
-    }
-  }
-  return missing;
+void BarrierTable::WorkOutMissing(const Barrier& barrier) {
+  if (barrier.missing_version == barrier.version) return;
+  barrier.missing_version = barrier.version;
+  barrier.missing = Without(barrier.members, barrier.arrived,
+                            [](const auto& arrived) { return arrived.first; });
+  barrier.missing_set = CompressRanges(barrier.missing);
+  barrier.error_set.Clear();
 }
 
 // Names those who never came; only if there are none, those who came and whose
 // own time was up earlier.
 absl::Status BarrierTable::TimedOut(const Call& call) const {
   const Barrier& barrier = barriers_.at(call.barrier);
-  const std::vector<Rank> missing = Missing(barrier);
-  std::vector<Rank> never_came;
-  for (const Rank rank : missing) {
-    if (barrier.gave_up.count(rank) == 0) never_came.push_back(rank);
+  WorkOutMissing(barrier);
+  if (barrier.error_set.report().empty()) {
+    std::vector<RankRange> never_came = Without(
+        barrier.missing, barrier.gave_up, [](Rank rank) { return rank; });
+    if (never_came.empty()) never_came = barrier.missing;
+    barrier.error_set = CompressRanges(never_came);
+    barrier.error_set.set_report(reports_.Keep(
+        call.member.job, call.member.kind, std::move(never_came)));
   }
   v1::ErrorDetail detail;
   detail.set_reason("MEMBERS_MISSING");
-  *detail.mutable_missing() =
-      CompressRanks(never_came.empty() ? missing : never_came);
-  const std::string ranges = detail.missing().ranges();
+  *detail.mutable_missing() = barrier.error_set;
   return Error(
       absl::StatusCode::kDeadlineExceeded,
       absl::StrCat("barrier \"", std::get<2>(call.barrier), "\" sequence ",
-                   barrier.use.sequence, " still waits for ranks ", ranges),
+                   barrier.use.sequence, " still waits for ranks ",
+                   barrier.error_set.ranges()),
       std::move(detail));
+}
+
+v1::WaitAtBarrierResponse BarrierTable::Progress(const Call& call,
+                                                 absl::Time now) const {
+  const Barrier& barrier = barriers_.at(call.barrier);
+  WorkOutMissing(barrier);
+  v1::MemberSet& missing = barrier.missing_set;
+  if (missing.truncated() && missing.report().empty()) {
+    missing.set_report(
+        reports_.Keep(call.member.job, call.member.kind, barrier.missing));
+  }
+  v1::WaitAtBarrierResponse progress;
+  progress.set_present_count(barrier.arrived.size());
+  progress.set_member_count(barrier.member_count);
+  *progress.mutable_missing() = missing;
+  for (std::string& line : membership_.LastSeen(
+           call.member.job, call.member.kind, barrier.missing, now)) {
+    progress.add_last_seen(std::move(line));
+  }
+  *progress.mutable_timeout() = ToProto(call.timeout);
+  return progress;
 }
 
 void BarrierTable::Tick(absl::Time now, Effects& effects) {
@@ -315,8 +368,10 @@ void BarrierTable::Tick(absl::Time now, Effects& effects) {
     Close(stream);
   }
   if (now < next_progress_) return;
-  // All who wait at one barrier are told the same.
-  std::map<BarrierKey, std::shared_ptr<const v1::WaitAtBarrierResponse>> news;
+  // All who wait at one barrier for as long are told the same.
+  std::map<std::pair<BarrierKey, absl::Duration>,
+           std::shared_ptr<const v1::WaitAtBarrierResponse>>
+      news;
   for (auto& [stream, call] : calls_) {
     const Barrier& barrier = barriers_.at(call.barrier);
     if (call.told_version == barrier.version &&
@@ -325,13 +380,10 @@ void BarrierTable::Tick(absl::Time now, Effects& effects) {
     }
     call.told_version = barrier.version;
     call.told_time = now;
-    auto& message = news[call.barrier];
+    auto& message = news[{call.barrier, call.timeout}];
     if (message == nullptr) {
-      v1::WaitAtBarrierResponse waiting;
-      waiting.set_present_count(barrier.arrived.size());
-      waiting.set_member_count(barrier.members.size());
-      *waiting.mutable_missing() = CompressRanks(Missing(barrier));
-      message = std::make_shared<const v1::WaitAtBarrierResponse>(waiting);
+      message = std::make_shared<const v1::WaitAtBarrierResponse>(
+          Progress(call, now));
     }
     effects.Send(stream, message);
   }

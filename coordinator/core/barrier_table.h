@@ -18,6 +18,9 @@
 #include "coordinator/core/effects.h"
 #include "coordinator/core/layout_table.h"
 #include "coordinator/core/member_key.h"
+#include "coordinator/core/membership.h"
+#include "coordinator/core/missing_reports.h"
+#include "proto/status/error.h"
 #include "shardwright/v1/barrier.pb.h"
 
 namespace shardwright {
@@ -29,6 +32,9 @@ inline constexpr int kBarriersPerJobMax = 1024;
 // Not thread-safe. Callers have been checked (Caller in membership.proto).
 class BarrierTable {
  public:
+  // Both must outlive it: they know who is missing, and keep it for reports.
+  BarrierTable(const Membership& membership, MissingReports& reports);
+
   // As BarrierService has it. `stream` is open when Wait() returns OK, unless
   // `effects` ends it.
   absl::Status Wait(StreamId stream, const JobLayout& job,
@@ -64,8 +70,9 @@ class BarrierTable {
   struct Barrier {
     Use use;
     std::map<Rank, StreamId> arrived;
-    std::vector<Rank> members;  // Ascending. Only while somebody waits.
-    std::set<Rank> gave_up;     // Left because their own time was up.
+    std::vector<RankRange> members;  // Ascending. Only while somebody waits.
+    int64_t member_count = 0;
+    std::set<Rank> gave_up;  // Left because their own time was up.
 
     // The last use that was released, while one of those whom it released is
     // still a member; and who they are.
@@ -74,12 +81,18 @@ class BarrierTable {
 
     absl::Time last_use_time;
     int64_t version = 0;  // Counts changes.
+
+    // Whom it waits for; worked out once for each version.
+    mutable int64_t missing_version = -1;
+    mutable std::vector<RankRange> missing;
+    mutable v1::MemberSet missing_set, error_set;
   };
 
   struct Call {
     MemberKey member;
     uint64_t incarnation;
     BarrierKey barrier;
+    absl::Duration timeout;
     absl::Time deadline;
     int64_t told_version = -1;
     absl::Time told_time = absl::InfinitePast();
@@ -96,9 +109,12 @@ class BarrierTable {
   void Arrive(StreamId stream, Barrier& barrier, Call call, Effects& effects);
   void Close(StreamId stream);
   void EndAll(Barrier& barrier, const absl::Status& status, Effects& effects);
-  std::vector<Rank> Missing(const Barrier& barrier) const;
+  static void WorkOutMissing(const Barrier& barrier);
   absl::Status TimedOut(const Call& call) const;
+  v1::WaitAtBarrierResponse Progress(const Call& call, absl::Time now) const;
 
+  const Membership& membership_;
+  MissingReports& reports_;
   std::map<BarrierKey, Barrier> barriers_;
   std::map<std::string, int> barrier_counts_;  // By job.
   std::map<StreamId, Call> calls_;

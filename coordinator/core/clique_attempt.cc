@@ -20,48 +20,6 @@ using Event = v1::FormCommunicatorsResponse;
 
 }  // namespace
 
-int64_t CliqueTable::SlotCount(const Clique& clique) {
-  const int64_t member_count = clique.ranks.size();
-  if (clique.backend == v1::GLOO) return member_count;
-  return (member_count + kRanksPerRoot - 1) / kRanksPerRoot;
-}
-
-// Position of the member that publishes `slot`. For NCCL the first member of
-// each root's even share, which is where ncclCommInitRankScalable looks for it.
-int64_t CliqueTable::SlotOwner(const Clique& clique, int64_t slot) {
-  if (clique.backend == v1::GLOO) return slot;
-  const int64_t member_count = clique.ranks.size();
-  const int64_t root_count = SlotCount(clique);
-  return slot * (member_count / root_count) +
-         std::min(slot, member_count % root_count);
-}
-
-// Those whom the clique waits for, ascending: absent, or owing a slot or a
-// report. Also works out who of the absent never came.
-const std::vector<Rank>& CliqueTable::Missing(const Clique& clique) {
-  if (clique.missing_version == clique.version) return clique.missing;
-  clique.missing_version = clique.version;
-  clique.missing.clear();
-  clique.never_came.clear();
-  if (clique.phase == Phase::kExchanging) {
-    for (size_t slot = 0; slot < clique.slots.size(); ++slot) {
-      if (!clique.slots[slot].empty()) continue;
-      clique.missing.push_back(clique.ranks[SlotOwner(clique, slot)]);
-    }
-  } else {
-    const bool connecting = clique.phase == Phase::kConnecting;
-    for (const auto& [rank, position] : clique.positions) {
-      const Seat& seat = clique.seats[position];
-      if (connecting ? seat.reported : seat.stream != 0) continue;
-      clique.missing.push_back(rank);
-      if (!connecting && !seat.gave_up) clique.never_came.push_back(rank);
-    }
-  }
-  std::sort(clique.missing.begin(), clique.missing.end());
-  clique.missing_set = CompressRanks(clique.missing);
-  return clique.missing;
-}
-
 v1::Attempt CliqueTable::AttemptOf(const Clique& clique) const {
   v1::Attempt attempt;
   attempt.set_clique(clique.name);
@@ -82,7 +40,7 @@ void CliqueTable::Begin(Clique& clique, absl::Time now, Effects& effects) {
   }
   clique.phase = Phase::kExchanging;
   ++clique.version;
-  clique.slots.assign(SlotCount(clique), "");
+  clique.slots.assign(clique.SlotCount(), "");
 
   Event event;
   v1::Go& go = *event.mutable_go();
@@ -93,7 +51,7 @@ void CliqueTable::Begin(Clique& clique, absl::Time now, Effects& effects) {
   size_t slot = 0;
   for (size_t i = 0; i < clique.seats.size(); ++i) {
     if (slot == clique.slots.size() ||
-        SlotOwner(clique, slot) != static_cast<int64_t>(i)) {
+        clique.SlotOwner(slot) != static_cast<int64_t>(i)) {
       effects.Send(clique.seats[i].stream, without_slot);
       continue;
     }
@@ -150,10 +108,12 @@ void CliqueTable::Abort(Clique& clique, absl::string_view reason,
     effects.Send(seat.stream, message);
     if (was_active) --calls_.at(seat.stream).active_count;
   }
-  effects.log.push_back(
-      absl::StrCat("attempt_aborted job=", clique.job, " clique=", clique.name,
-                   " attempt=", clique.attempt, " reason=", reason, " why=\"",
-                   absl::CEscape(what), "\""));
+  effects.Log("attempt_aborted", clique.job,
+              absl::StrCat("job=", clique.job, " clique=", clique.name,
+                           " attempt=", clique.attempt, " reason=", reason,
+                           " why=\"", absl::CEscape(what), "\""));
+  clique.last_abort_reason = std::string(reason);
+  clique.last_abort_message = std::string(what);
   clique.phase = Phase::kGathering;
   ++clique.attempt;
   ++clique.version;

@@ -6,8 +6,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/clique_table.h"
+#include "coordinator/core/proto_time.h"
 #include "proto/status/error.h"
 
 namespace shardwright {
@@ -15,21 +17,32 @@ namespace {
 
 constexpr absl::Duration kProgressPeriod = absl::Seconds(1);
 constexpr absl::Duration kReminderPeriod = absl::Seconds(5);
-constexpr int kLastSeenCountMax = 3;
 
-// Of ascending lists. Most often the largest holds the others, and ten thousand
-// calls may end at once: sorting for each of them would take many seconds.
-std::vector<Rank> Union(std::vector<const std::vector<Rank>*> lists) {
-  std::sort(lists.begin(), lists.end(),
-            [](const auto* a, const auto* b) { return a->size() > b->size(); });
+using CliqueWaits = std::pair<const Clique*, const WaitedFor*>;
+
+bool Holds(const std::vector<Rank>& all, const std::vector<Rank>& some) {
+  if (some.size() * 16 > all.size()) {
+    return std::includes(all.begin(), all.end(), some.begin(), some.end());
+  }
+  return absl::c_all_of(
+      some, [&all](Rank rank) { return absl::c_binary_search(all, rank); });
+}
+
+// Brings the largest to the front. Returns nothing if it holds all the others,
+// as most often it does, else all of all. Ten thousand calls may end at once:
+// working out each one's own set would take many seconds.
+std::vector<Rank> BeyondLargest(std::vector<CliqueWaits>& waits) {
+  std::sort(waits.begin(), waits.end(), [](const auto& a, const auto& b) {
+    return a.second->ranks.size() > b.second->ranks.size();
+  });
+  const std::vector<Rank>& largest = waits[0].second->ranks;
   std::vector<Rank> all;
-  for (const std::vector<Rank>* list : lists) {
-    if (std::includes(all.begin(), all.end(), list->begin(), list->end())) {
-      continue;
-    }
+  for (size_t i = 1; i < waits.size(); ++i) {
+    const std::vector<Rank>& so_far = all.empty() ? largest : all;
+    const std::vector<Rank>& ranks = waits[i].second->ranks;
+    if (Holds(so_far, ranks)) continue;
     std::vector<Rank> merged;
-    std::set_union(all.begin(), all.end(), list->begin(), list->end(),
-                   std::back_inserter(merged));
+    absl::c_set_union(so_far, ranks, std::back_inserter(merged));
     all = std::move(merged);
   }
   return all;
@@ -37,8 +50,33 @@ std::vector<Rank> Union(std::vector<const std::vector<Rank>*> lists) {
 
 }  // namespace
 
-void CliqueTable::SendWaiting(StreamId stream, Call& call, absl::Time now,
-                              Effects& effects) {
+const v1::MemberSet& CliqueTable::WithReport(const Clique& clique,
+                                             const WaitedFor& who) const {
+  if (who.set.report().empty()) {
+    who.set.set_report(reports_.Keep(clique.job, clique.kind, who.ranges));
+  }
+  return who.set;
+}
+
+v1::FormCommunicatorsResponse CliqueTable::Waiting(const Clique& clique,
+                                                   absl::Time now) const {
+  const WaitedFor& missing = clique.Missing();
+  v1::FormCommunicatorsResponse event;
+  v1::Waiting& waiting = *event.mutable_waiting();
+  *waiting.mutable_attempt() = AttemptOf(clique);
+  waiting.set_member_count(clique.ranks.size());
+  waiting.set_present_count(clique.ranks.size() - missing.ranks.size());
+  *waiting.mutable_missing() =
+      missing.set.truncated() ? WithReport(clique, missing) : missing.set;
+  for (std::string& line :
+       membership_.LastSeen(clique.job, clique.kind, missing.ranges, now)) {
+    waiting.add_last_seen(std::move(line));
+  }
+  return event;
+}
+
+void CliqueTable::SendWaiting(StreamId stream, Call& call, News& news,
+                              absl::Time now, Effects& effects) {
   const auto incomplete = std::find_if(
       call.cliques.begin(), call.cliques.end(), [](const CliquePlace& place) {
         return place.clique->phase != Phase::kActive;
@@ -53,54 +91,60 @@ void CliqueTable::SendWaiting(StreamId stream, Call& call, absl::Time now,
   call.told_active_count = call.active_count;
   call.told_time = now;
 
-  const std::vector<Rank>& missing = Missing(clique);
-  v1::FormCommunicatorsResponse event;
-  v1::Waiting& waiting = *event.mutable_waiting();
-  *waiting.mutable_attempt() = AttemptOf(clique);
-  waiting.set_member_count(clique.ranks.size());
-  waiting.set_present_count(clique.ranks.size() - missing.size());
-  *waiting.mutable_missing() = clique.missing_set;
-  waiting.set_active_clique_count(call.active_count);
-  waiting.set_clique_count(call.cliques.size());
-  for (size_t i = 0; i < missing.size() && i < kLastSeenCountMax; ++i) {
-    MemberKey key = call.member;
-    key.rank = missing[i];
-    waiting.add_last_seen(
-        absl::StrCat("rank ", key.rank, ": ", last_seen_(key, now)));
-  }
-  effects.Send(stream, std::make_shared<const v1::FormCommunicatorsResponse>(
-                           std::move(event)));
+  const auto [common, is_new] = news.try_emplace(&clique);
+  if (is_new) common->second = Waiting(clique, now);
+  auto event = std::make_shared<v1::FormCommunicatorsResponse>(common->second);
+  event->mutable_waiting()->set_active_clique_count(call.active_count);
+  event->mutable_waiting()->set_clique_count(call.cliques.size());
+  *event->mutable_waiting()->mutable_timeout() = ToProto(call.timeout);
+  effects.Send<v1::FormCommunicatorsResponse>(stream, std::move(event));
 }
 
-// Names those who never came. Only if there are none, those who came and whose
-// own time was up earlier; and only if there are none, those who are present
-// but owe a slot or a report.
-absl::Status CliqueTable::TimedOut(const Call& call) const {
-  std::vector<const std::vector<Rank>*> never_came, absent, owing;
-  const Clique* first = nullptr;
+// Those who never came. Only if there are none, those who came and whose own
+// time was up earlier; and only if there are none, those who are present but
+// owe a slot or a report.
+v1::MemberSet CliqueTable::MissingOf(const Call& call) const {
+  std::vector<CliqueWaits> never_came, absent, owing;
   for (const auto& [clique, position] : call.cliques) {
     if (clique->phase == Phase::kActive) continue;
-    if (first == nullptr) first = clique;
-    const std::vector<Rank>& missing = Missing(*clique);
+    const WaitedFor& missing = clique->Missing();
+    if (missing.ranks.empty()) continue;
     if (clique->phase != Phase::kGathering) {
-      owing.push_back(&missing);
+      owing.push_back({clique, &missing});
       continue;
     }
-    if (!missing.empty()) absent.push_back(&missing);
-    if (!clique->never_came.empty()) never_came.push_back(&clique->never_came);
+    absent.push_back({clique, &missing});
+    if (!clique->NeverCame().ranks.empty()) {
+      never_came.push_back({clique, &clique->NeverCame()});
+    }
   }
-  const std::vector<Rank> missing = Union(!never_came.empty() ? never_came
-                                          : !absent.empty()   ? absent
-                                                              : owing);
+  std::vector<CliqueWaits>& waits = !never_came.empty() ? never_came
+                                    : !absent.empty()   ? absent
+                                                        : owing;
+  if (waits.empty()) return {};
+  const std::vector<Rank> more = BeyondLargest(waits);
+  if (more.empty()) return WithReport(*waits[0].first, *waits[0].second);
+  const std::vector<RankRange> all = RangesOf(more);
+  v1::MemberSet set = CompressRanges(all);
+  set.set_report(reports_.Keep(call.member.job, call.member.kind, all));
+  return set;
+}
+
+absl::Status CliqueTable::TimedOut(const Call& call) const {
+  const Clique* first = nullptr;
+  for (const auto& [clique, position] : call.cliques) {
+    if (first == nullptr && clique->phase != Phase::kActive) first = clique;
+  }
   v1::ErrorDetail detail;
   detail.set_reason("MEMBERS_MISSING");
-  *detail.mutable_missing() = CompressRanks(missing);
+  *detail.mutable_missing() = MissingOf(call);
   (*detail.mutable_metadata())["clique"] = first->name;
   (*detail.mutable_metadata())["attempt"] = absl::StrCat(first->attempt);
   // Nobody is missing only while attempts that failed are held back.
   const std::string waits_for =
-      missing.empty() ? "its next attempt"
-                      : absl::StrCat("ranks ", detail.missing().ranges());
+      detail.missing().rank_count() == 0
+          ? "its next attempt"
+          : absl::StrCat("ranks ", detail.missing().ranges());
   return Error(
       absl::StatusCode::kDeadlineExceeded,
       absl::StrCat(first->name, " attempt ", first->attempt,
@@ -118,8 +162,8 @@ void CliqueTable::Tick(absl::Time now, Effects& effects) {
     due.emplace_back(stream, TimedOut(calls_.at(stream)));
   }
   for (const auto& [stream, status] : due) {
-    effects.log.push_back(
-        absl::StrCat("form_timed_out ", LogFields(calls_.at(stream).member)));
+    const MemberKey& member = calls_.at(stream).member;
+    effects.Log("form_timed_out", member.job, LogFields(member));
     Close(stream, "its timeout passed", /*gave_up=*/true, now, effects);
     effects.End(stream, status);
   }
@@ -129,7 +173,10 @@ void CliqueTable::Tick(absl::Time now, Effects& effects) {
     Begin(clique, now, effects);
   }
   if (now < next_progress_) return;
-  for (auto& [stream, call] : calls_) SendWaiting(stream, call, now, effects);
+  News news;
+  for (auto& [stream, call] : calls_) {
+    SendWaiting(stream, call, news, now, effects);
+  }
   next_progress_ =
       calls_.empty() ? absl::InfiniteFuture() : now + kProgressPeriod;
 }

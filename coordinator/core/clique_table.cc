@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/proto_time.h"
 #include "proto/plan/clique_name.h"
+#include "proto/plan/fingerprint.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
 
@@ -31,10 +32,8 @@ absl::Status CheckRequest(const v1::FormCommunicatorsRequest& request,
                               "; it must be GLOO or NCCL"));
   }
   if (request.layout_digest() != layout.digest()) {
-    const std::string digest =
-        absl::StrCat(absl::Hex(layout.digest(), absl::kZeroPad16));
-    const std::string got =
-        absl::StrCat(absl::Hex(request.layout_digest(), absl::kZeroPad16));
+    const std::string digest = DigestText(layout.digest());
+    const std::string got = DigestText(request.layout_digest());
     return LayoutMismatch(
         absl::StrCat("layout_digest is ", got, "; the layout in force has ",
                      digest),
@@ -52,39 +51,22 @@ absl::Status CheckRequest(const v1::FormCommunicatorsRequest& request,
 
 }  // namespace
 
-CliqueTable::CliqueTable(int64_t term, LastSeen last_seen)
-    : term_(term), last_seen_(std::move(last_seen)) {}
+CliqueTable::CliqueTable(int64_t term, const Membership& membership,
+                         MissingReports& reports)
+    : term_(term), membership_(membership), reports_(reports) {}
 
-std::optional<int> CliqueTable::PositionOf(const Clique& clique, Rank rank) {
-  const auto it =
-      std::lower_bound(clique.positions.begin(), clique.positions.end(),
-                       std::make_pair(rank, 0));
-  if (it == clique.positions.end() || it->first != rank) return std::nullopt;
-  return it->second;
-}
-
-CliqueTable::Clique& CliqueTable::Find(const JobLayout& job,
-                                       v1::MemberKind kind,
-                                       const Module& module,
-                                       const GroupKind& group_kind,
-                                       int64_t group) {
+Clique& CliqueTable::Find(const JobLayout& job, v1::MemberKind kind,
+                          const Module& module, const GroupKind& group_kind,
+                          int64_t group) {
   const std::string name =
       FormatCliqueName({module.name(), std::string(group_kind.name), group});
   Clique& clique = cliques_[{job.layout->name(), kind, name}];
   if (!clique.ranks.empty()) return clique;
-  clique.job = job.layout->name();
-  clique.name = name;
+  clique = Clique(*job.layout, kind, module, group_kind, group);
   const auto first_attempt = first_attempts_.find(clique.job);
   if (first_attempt != first_attempts_.end()) {
     clique.attempt = first_attempt->second;
   }
-  clique.ranks = module.Group(group_kind, group);
-  clique.positions.reserve(clique.ranks.size());
-  for (size_t i = 0; i < clique.ranks.size(); ++i) {
-    clique.positions.emplace_back(clique.ranks[i], static_cast<int>(i));
-  }
-  std::sort(clique.positions.begin(), clique.positions.end());
-  clique.seats.assign(clique.ranks.size(), Seat());
   return clique;
 }
 
@@ -106,7 +88,7 @@ absl::StatusOr<std::vector<CliqueTable::CliquePlace>> CliqueTable::Wanted(
     if (!group.has_value()) continue;
     Clique& clique = Find(job, member.kind, *placement.module, kind, *group);
     if (clique.ranks.size() < 2) continue;
-    wanted.push_back({&clique, *PositionOf(clique, member.rank)});
+    wanted.push_back({&clique, *clique.PositionOf(member.rank)});
   }
   return wanted;
 }
@@ -144,6 +126,7 @@ absl::Status CliqueTable::Form(StreamId stream, const JobLayout& job,
 
   Call& call = calls_[stream];
   call.member = member;
+  call.timeout = timeout;
   call.deadline = now + timeout;
   call.cliques = std::move(wanted);
   call_of_member_[member] = stream;
@@ -195,7 +178,7 @@ absl::StatusOr<CliqueTable::CliquePlace> CliqueTable::FindAttempt(
                   {"current_term", absl::StrCat(term_)}});
   }
   const std::optional<int> position =
-      PositionOf(*clique, caller.member().rank());
+      clique->PositionOf(caller.member().rank());
   if (!position.has_value()) {
     return Error(absl::StatusCode::kPermissionDenied, "NOT_IN_CLIQUE",
                  absl::StrCat("rank ", caller.member().rank(),
@@ -222,10 +205,10 @@ absl::Status CliqueTable::Publish(const v1::PublishSlotsRequest& request,
                                 " bytes; a slot has 1 to ", kSlotBytesMax,
                                 ", and an index below ", slot_count));
     }
-    if (SlotOwner(clique, slot.index()) != place.position) {
+    if (clique.SlotOwner(slot.index()) != place.position) {
       return Error(absl::StatusCode::kPermissionDenied, "NOT_YOUR_SLOT",
                    absl::StrCat(where, " belongs to rank ",
-                                clique.ranks[SlotOwner(clique, slot.index())]));
+                                clique.ranks[clique.SlotOwner(slot.index())]));
     }
     const std::string& stored = clique.slots[slot.index()];
     const std::string*& value = values[{&clique, slot.index()}];
@@ -264,7 +247,7 @@ absl::Status CliqueTable::Report(const v1::ReportCommunicatorsRequest& request,
       BackOff(clique, now);
       Abort(clique, "PEER_FAILED",
             absl::StrCat(Describe(KeyOf(request.caller().member())), ": ",
-                         report.message().substr(0, kReportBytesMax)),
+                         CutText(report.message(), kReportBytesMax)),
             now, effects);
     } else if (clique.phase == Phase::kConnecting && !seat.reported) {
       seat.reported = true;
@@ -288,9 +271,9 @@ void CliqueTable::EndIfComplete(StreamId stream, Effects& effects) {
     ++clique->version;
   }
   effects.End(stream, absl::OkStatus());
-  effects.log.push_back(absl::StrCat("communicators_formed ",
-                                     LogFields(call.member),
-                                     " cliques=", call.cliques.size()));
+  effects.Log(
+      "communicators_formed", call.member.job,
+      absl::StrCat(LogFields(call.member), " cliques=", call.cliques.size()));
   deadlines_.erase({call.deadline, stream});
   call_of_member_.erase(call.member);
   calls_.erase(it);
@@ -342,7 +325,7 @@ void CliqueTable::MemberLost(const Layout& layout, const MemberKey& member,
                        FormatCliqueName({placement->module->name(),
                                          std::string(kind.name), *group})});
     if (clique == cliques_.end()) continue;
-    const std::optional<int> position = PositionOf(clique->second, member.rank);
+    const std::optional<int> position = clique->second.PositionOf(member.rank);
     if (position.has_value()) clique->second.seats[*position].gave_up = false;
     Abort(clique->second, "PEER_LOST", what, now, effects);
   }

@@ -19,7 +19,6 @@
 #ifndef COORDINATOR_CORE_CLIQUE_TABLE_H_
 #define COORDINATOR_CORE_CLIQUE_TABLE_H_
 
-#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -32,27 +31,26 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "coordinator/core/clique.h"
 #include "coordinator/core/effects.h"
 #include "coordinator/core/layout_table.h"
 #include "coordinator/core/member_key.h"
+#include "coordinator/core/membership.h"
+#include "coordinator/core/missing_reports.h"
 #include "shardwright/v1/communicator.pb.h"
+#include "shardwright/v1/diagnostics.pb.h"
 
 namespace shardwright {
 
 // Bounds what one slot can cost.
 inline constexpr size_t kSlotBytesMax = 4096;
 
-// Above this many members an NCCL clique has several roots, as
-// ncclCommInitRankScalable advises.
-inline constexpr int64_t kRanksPerRoot = 128;
-
 // Not thread-safe. Callers have been checked (Caller in membership.proto).
 class CliqueTable {
  public:
-  // What is known of a member that is waited for.
-  using LastSeen = std::function<std::string(const MemberKey&, absl::Time)>;
-
-  CliqueTable(int64_t term, LastSeen last_seen);
+  // Both must outlive it: they know who is missing, and keep it for reports.
+  CliqueTable(int64_t term, const Membership& membership,
+              MissingReports& reports);
 
   // As CommunicatorService has them. `stream` is open when Form() returns OK,
   // unless `effects` ends it.
@@ -81,39 +79,15 @@ class CliqueTable {
   void Tick(absl::Time now, Effects& effects);
   absl::Time NextTick() const;
 
+  // As DiagnosticsService has them, for a job that exists.
+  absl::StatusOr<v1::ListCommunicatorsResponse> List(
+      const v1::ListCommunicatorsRequest& request) const;
+  absl::StatusOr<v1::CliqueExplanation> Explain(
+      const JobLayout& job, const v1::ExplainCliqueRequest& request) const;
+
  private:
-  enum class Phase { kGathering, kExchanging, kConnecting, kActive };
-
-  // One member's place in a clique.
-  struct Seat {
-    StreamId stream = 0;    // Of the call that wants the clique; 0: absent.
-    bool reported = false;  // Connected, in this attempt.
-    bool gave_up = false;   // Absent because its own timeout passed.
-  };
-
-  struct Clique {
-    std::string job;
-    std::string name;
-    std::vector<Rank> ranks;                      // In group order.
-    std::vector<std::pair<Rank, int>> positions;  // By rank.
-    std::vector<Seat> seats;                      // By position.
-    v1::CommBackend backend = v1::COMM_BACKEND_UNSPECIFIED;
-    Phase phase = Phase::kGathering;
-    int32_t attempt = 1;
-    int64_t present_count = 0;
-    std::vector<std::string> slots;  // Empty string: not published.
-    int64_t published_count = 0;
-    int64_t reported_count = 0;
-    int failure_count = 0;  // Reports of failure since it was last active.
-    absl::Time not_before = absl::InfinitePast();  // Of the next attempt.
-
-    // Counts changes; and what was worked out for one of them.
-    int64_t version = 0;
-    mutable int64_t missing_version = -1;
-    mutable std::vector<Rank> missing;
-    mutable std::vector<Rank> never_came;
-    mutable v1::MemberSet missing_set;
-  };
+  using Phase = Clique::Phase;
+  using Seat = Clique::Seat;
 
   struct CliquePlace {
     Clique* clique;
@@ -123,6 +97,7 @@ class CliqueTable {
   // An open FormCommunicators call.
   struct Call {
     MemberKey member;
+    absl::Duration timeout;
     absl::Time deadline;
     std::vector<CliquePlace> cliques;  // In creation order.
     size_t active_count = 0;
@@ -137,7 +112,6 @@ class CliqueTable {
   using CliqueKey = std::tuple<std::string, v1::MemberKind, std::string>;
 
   // clique_table.cc: calls.
-  static std::optional<int> PositionOf(const Clique& clique, Rank rank);
   absl::StatusOr<std::vector<CliquePlace>> Wanted(
       const JobLayout& job, const MemberKey& member,
       const v1::FormCommunicatorsRequest& request);
@@ -150,14 +124,19 @@ class CliqueTable {
   void EndIfComplete(StreamId stream, Effects& effects);
 
   // clique_progress.cc: who is waited for.
+  // Messages that all who wait for one clique are told, but for what is theirs.
+  using News = std::map<const Clique*, v1::FormCommunicatorsResponse>;
+
+  const v1::MemberSet& WithReport(const Clique& clique,
+                                  const WaitedFor& who) const;
+  v1::MemberSet MissingOf(const Call& call) const;
   absl::Status TimedOut(const Call& call) const;
-  void SendWaiting(StreamId stream, Call& call, absl::Time now,
+  v1::FormCommunicatorsResponse Waiting(const Clique& clique,
+                                        absl::Time now) const;
+  void SendWaiting(StreamId stream, Call& call, News& news, absl::Time now,
                    Effects& effects);
 
   // clique_attempt.cc: one clique.
-  static int64_t SlotCount(const Clique& clique);
-  static int64_t SlotOwner(const Clique& clique, int64_t slot);
-  static const std::vector<Rank>& Missing(const Clique& clique);
   v1::Attempt AttemptOf(const Clique& clique) const;
   void Begin(Clique& clique, absl::Time now, Effects& effects);
   void SendSlots(Clique& clique, Effects& effects);
@@ -166,8 +145,12 @@ class CliqueTable {
              absl::Time now, Effects& effects);
   void BackOff(Clique& clique, absl::Time now);
 
+  // clique_view.cc: for people.
+  v1::CliqueSummary Summary(const Clique& clique) const;
+
   const int64_t term_;
-  const LastSeen last_seen_;
+  const Membership& membership_;
+  MissingReports& reports_;
   std::map<CliqueKey, Clique> cliques_;  // Of the layouts in force.
 
   // By job: above every attempt under its former layouts.

@@ -6,7 +6,9 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "coordinator/core/page.h"
 #include "coordinator/core/proto_time.h"
+#include "proto/plan/fingerprint.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
 
@@ -23,9 +25,26 @@ CoordinatorCore::CoordinatorCore(StateStore& store, const Options& options,
                                  int64_t term)
     : term_(term),
       membership_(store, layouts_, term, options.lease_ttl),
-      cliques_(term, [this](const MemberKey& key, absl::Time now) {
-        return membership_.LastSeen(key, now);
-      }) {}
+      cliques_(term, membership_, reports_),
+      barriers_(membership_, reports_) {}
+
+CoordinatorCore::Step::Step(CoordinatorCore& core, absl::Time now,
+                            Effects& effects)
+    : core_(core),
+      now_(now),
+      effects_(effects),
+      logged_before_(effects.log.size()) {
+  if (now < core.NextTick()) return;
+  core.Announce(core.membership_.Expire(now, effects), now, effects);
+  core.cliques_.Tick(now, effects);
+  core.barriers_.Tick(now, effects);
+}
+
+CoordinatorCore::Step::~Step() {
+  for (size_t i = logged_before_; i < effects_.log.size(); ++i) {
+    core_.events_.Add(effects_.log[i], now_);
+  }
+}
 
 absl::StatusOr<std::unique_ptr<CoordinatorCore>> CoordinatorCore::Start(
     StateStore& store, const Options& options, absl::Time now) {
@@ -46,7 +65,7 @@ absl::StatusOr<std::unique_ptr<CoordinatorCore>> CoordinatorCore::Start(
 
 absl::StatusOr<v1::ApplyLayoutResponse> CoordinatorCore::ApplyLayout(
     const v1::ApplyLayoutRequest& request, absl::Time now, Effects& effects) {
-  Tick(now, effects);
+  const Step step(*this, now, effects);
   ASSIGN_OR_RETURN(LayoutTable::Change change, layouts_.Prepare(request, now));
   const std::string& job = change.next.layout->name();
   const int64_t generation = change.next.generation();
@@ -65,18 +84,18 @@ absl::StatusOr<v1::ApplyLayoutResponse> CoordinatorCore::ApplyLayout(
   cliques_.LayoutChanged(job, end, effects);
   barriers_.LayoutChanged(job, end, effects);
   membership_.PushNews(job, effects);
-  effects.log.push_back(absl::StrCat(
-      "layout_applied job=", job, " generation=", generation,
-      " world_size=", change.next.layout->world_size(),
-      " digest=", absl::Hex(change.next.layout->digest(), absl::kZeroPad16)));
+  effects.Log(
+      "layout_applied", job,
+      absl::StrCat("job=", job, " generation=", generation,
+                   " world_size=", change.next.layout->world_size(),
+                   " digest=", DigestText(change.next.layout->digest())));
   return response;
 }
 
 absl::StatusOr<v1::ListLayoutsResponse> CoordinatorCore::ListLayouts(
     const v1::ListLayoutsRequest& request) const {
-  const int page_size = request.page_size() <= 0
-                            ? kListSizeDefault
-                            : std::min(request.page_size(), kListSizeMax);
+  const int page_size =
+      PageSize(request.page_size(), kListSizeDefault, kListSizeMax);
   v1::ListLayoutsResponse response;
   for (auto it = layouts_.jobs().upper_bound(request.page_token());
        it != layouts_.jobs().end(); ++it) {
@@ -118,14 +137,14 @@ absl::StatusOr<JobLayout> CoordinatorCore::CheckCaller(
 
 absl::StatusOr<v1::RegisterResponse> CoordinatorCore::Register(
     const v1::RegisterRequest& request, absl::Time now, Effects& effects) {
-  Tick(now, effects);
+  const Step step(*this, now, effects);
   return membership_.Register(request, now, effects);
 }
 
 absl::Status CoordinatorCore::Session(StreamId stream,
                                       const v1::SessionRequest& request,
                                       absl::Time now, Effects& effects) {
-  Tick(now, effects);
+  const Step step(*this, now, effects);
   const absl::Status status =
       membership_.Session(stream, request, now, effects);
   if (!status.ok()) membership_.StreamClosed(stream);
@@ -134,7 +153,7 @@ absl::Status CoordinatorCore::Session(StreamId stream,
 
 absl::Status CoordinatorCore::Leave(const v1::LeaveRequest& request,
                                     absl::Time now, Effects& effects) {
-  Tick(now, effects);
+  const Step step(*this, now, effects);
   ASSIGN_OR_RETURN(const std::vector<Membership::Loss> losses,
                    membership_.Leave(request, effects));
   Announce(losses, now, effects);
@@ -143,21 +162,21 @@ absl::Status CoordinatorCore::Leave(const v1::LeaveRequest& request,
 
 absl::StatusOr<v1::ListMembersResponse> CoordinatorCore::ListMembers(
     const v1::ListMembersRequest& request, absl::Time now, Effects& effects) {
-  Tick(now, effects);
+  const Step step(*this, now, effects);
   return membership_.List(request);
 }
 
 absl::Status CoordinatorCore::FormCommunicators(
     StreamId stream, const v1::FormCommunicatorsRequest& request,
     absl::Time now, Effects& effects) {
-  Tick(now, effects);
+  const Step step(*this, now, effects);
   ASSIGN_OR_RETURN(const JobLayout job, CheckCaller(request.caller()));
   return cliques_.Form(stream, job, request, now, effects);
 }
 
 absl::Status CoordinatorCore::PublishSlots(
     const v1::PublishSlotsRequest& request, absl::Time now, Effects& effects) {
-  Tick(now, effects);
+  const Step step(*this, now, effects);
   RETURN_IF_ERROR(CheckCaller(request.caller()).status());
   return cliques_.Publish(request, effects);
 }
@@ -165,7 +184,7 @@ absl::Status CoordinatorCore::PublishSlots(
 absl::Status CoordinatorCore::ReportCommunicators(
     const v1::ReportCommunicatorsRequest& request, absl::Time now,
     Effects& effects) {
-  Tick(now, effects);
+  const Step step(*this, now, effects);
   RETURN_IF_ERROR(CheckCaller(request.caller()).status());
   return cliques_.Report(request, now, effects);
 }
@@ -173,14 +192,46 @@ absl::Status CoordinatorCore::ReportCommunicators(
 absl::Status CoordinatorCore::WaitAtBarrier(
     StreamId stream, const v1::WaitAtBarrierRequest& request, absl::Time now,
     Effects& effects) {
-  Tick(now, effects);
+  const Step step(*this, now, effects);
   ASSIGN_OR_RETURN(const JobLayout job, CheckCaller(request.caller()));
   return barriers_.Wait(stream, job, request, now, effects);
 }
 
+absl::StatusOr<v1::ListMissingMembersResponse>
+CoordinatorCore::ListMissingMembers(
+    const v1::ListMissingMembersRequest& request, absl::Time now,
+    Effects& effects) {
+  const Step step(*this, now, effects);
+  return reports_.List(request, membership_);
+}
+
+absl::StatusOr<v1::ListCommunicatorsResponse>
+CoordinatorCore::ListCommunicators(const v1::ListCommunicatorsRequest& request,
+                                   absl::Time now, Effects& effects) {
+  const Step step(*this, now, effects);
+  RETURN_IF_ERROR(layouts_.Get(request.job()).status());
+  return cliques_.List(request);
+}
+
+absl::StatusOr<v1::CliqueExplanation> CoordinatorCore::ExplainClique(
+    const v1::ExplainCliqueRequest& request, absl::Time now, Effects& effects) {
+  const Step step(*this, now, effects);
+  ASSIGN_OR_RETURN(const JobLayout job, layouts_.Get(request.job()));
+  return cliques_.Explain(job, request);
+}
+
+absl::StatusOr<v1::ListEventsResponse> CoordinatorCore::ListEvents(
+    const v1::ListEventsRequest& request, absl::Time now, Effects& effects) {
+  const Step step(*this, now, effects);
+  RETURN_IF_ERROR(layouts_.Get(request.job()).status());
+  v1::ListEventsResponse response = events_.List(request);
+  response.set_term(term_);
+  return response;
+}
+
 void CoordinatorCore::StreamClosed(StreamId stream, absl::Time now,
                                    Effects& effects) {
-  Tick(now, effects);
+  const Step step(*this, now, effects);
   membership_.StreamClosed(stream);
   cliques_.StreamClosed(stream, now, effects);
   barriers_.StreamClosed(stream);
@@ -199,10 +250,7 @@ void CoordinatorCore::Announce(const std::vector<Membership::Loss>& losses,
 }
 
 void CoordinatorCore::Tick(absl::Time now, Effects& effects) {
-  if (now < NextTick()) return;
-  Announce(membership_.Expire(now, effects), now, effects);
-  cliques_.Tick(now, effects);
-  barriers_.Tick(now, effects);
+  const Step step(*this, now, effects);
 }
 
 absl::Time CoordinatorCore::NextTick() const {

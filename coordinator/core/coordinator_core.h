@@ -29,11 +29,14 @@
 #include "coordinator/core/barrier_table.h"
 #include "coordinator/core/clique_table.h"
 #include "coordinator/core/effects.h"
+#include "coordinator/core/event_log.h"
 #include "coordinator/core/layout_table.h"
 #include "coordinator/core/membership.h"
+#include "coordinator/core/missing_reports.h"
 #include "coordinator/storage/state_store.h"
 #include "shardwright/v1/barrier.pb.h"
 #include "shardwright/v1/communicator.pb.h"
+#include "shardwright/v1/diagnostics.pb.h"
 #include "shardwright/v1/layout.pb.h"
 #include "shardwright/v1/membership.pb.h"
 
@@ -97,6 +100,19 @@ class CoordinatorCore {
                              const v1::WaitAtBarrierRequest& request,
                              absl::Time now, Effects& effects);
 
+  // DiagnosticsService.
+  absl::StatusOr<v1::ListMissingMembersResponse> ListMissingMembers(
+      const v1::ListMissingMembersRequest& request, absl::Time now,
+      Effects& effects);
+  absl::StatusOr<v1::ListCommunicatorsResponse> ListCommunicators(
+      const v1::ListCommunicatorsRequest& request, absl::Time now,
+      Effects& effects);
+  absl::StatusOr<v1::CliqueExplanation> ExplainClique(
+      const v1::ExplainCliqueRequest& request, absl::Time now,
+      Effects& effects);
+  absl::StatusOr<v1::ListEventsResponse> ListEvents(
+      const v1::ListEventsRequest& request, absl::Time now, Effects& effects);
+
   // The client of a parked call has gone, or cannot be reached. For a call that
   // has ended it does nothing.
   void StreamClosed(StreamId stream, absl::Time now, Effects& effects);
@@ -106,6 +122,22 @@ class CoordinatorCore {
   absl::Time NextTick() const;
 
  private:
+  // What every method does around its own part: first what has become due, and
+  // in the end keep what has been logged.
+  class Step {
+   public:
+    Step(CoordinatorCore& core, absl::Time now, Effects& effects);
+    ~Step();
+    Step(const Step&) = delete;
+    Step& operator=(const Step&) = delete;
+
+   private:
+    CoordinatorCore& core_;
+    const absl::Time now_;
+    const Effects& effects_;
+    const size_t logged_before_;
+  };
+
   CoordinatorCore(StateStore& store, const Options& options, int64_t term);
 
   absl::StatusOr<JobLayout> CheckCaller(const v1::Caller& caller) const;
@@ -115,6 +147,8 @@ class CoordinatorCore {
   const int64_t term_;
   LayoutTable layouts_;
   Membership membership_;
+  MissingReports reports_;
+  EventLog events_;
   CliqueTable cliques_;
   BarrierTable barriers_;
 };

@@ -1,5 +1,5 @@
 // What the core wants done, beside its answer: messages for calls that are
-// parked, ends of such calls, and lines for the log. All in order.
+// parked, ends of such calls, and what to log. All in order.
 
 #ifndef COORDINATOR_CORE_EFFECTS_H_
 #define COORDINATOR_CORE_EFFECTS_H_
@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "shardwright/v1/barrier.pb.h"
 #include "shardwright/v1/communicator.pb.h"
+#include "shardwright/v1/layout.pb.h"
 #include "shardwright/v1/membership.pb.h"
 
 namespace shardwright {
@@ -29,13 +30,23 @@ struct StreamEffect {
   std::variant<std::shared_ptr<const v1::SessionResponse>,
                std::shared_ptr<const v1::FormCommunicatorsResponse>,
                std::shared_ptr<const v1::WaitAtBarrierResponse>,
+               std::shared_ptr<const v1::WatchLayoutsResponse>,
                absl::Status>  // The call ends with it; its last effect.
       what;
 };
 
+// Something that happened: a line of the log, and an event of its job.
+struct LogEntry {
+  std::string type;  // "member_lost"
+  std::string job;   // Empty: of no one job.
+  std::string text;  // "key=value key=value", the job among them.
+
+  std::string Line() const { return type + " " + text; }
+};
+
 struct Effects {
   std::vector<StreamEffect> streams;
-  std::vector<std::string> log;  // "event key=value key=value"
+  std::vector<LogEntry> log;
 
   template <typename Message>
   void Send(StreamId stream, std::shared_ptr<const Message> message) {
@@ -43,6 +54,9 @@ struct Effects {
   }
   void End(StreamId stream, absl::Status status) {
     streams.push_back({stream, std::move(status)});
+  }
+  void Log(std::string type, std::string job, std::string text) {
+    log.push_back({std::move(type), std::move(job), std::move(text)});
   }
 };
 

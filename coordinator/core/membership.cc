@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "coordinator/core/page.h"
 #include "coordinator/core/proto_time.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
@@ -22,6 +23,7 @@ constexpr char kRevisionKey[] = "revision";
 constexpr int kReplacedIncarnationsMax = 16;
 constexpr size_t kFactBytesMax = 255;
 constexpr size_t kPhaseBytesMax = 64;
+constexpr size_t kLastSeenCountMax = 3;
 constexpr absl::Duration kStoreRetryPeriod = absl::Seconds(1);
 
 std::string StoreKey(const MemberKey& key) {
@@ -87,7 +89,7 @@ absl::Status Membership::Load(const StateStore::Entries& entries,
     }
     if (member.record.state() == v1::Member::LIVE) {
       ++job.live_count;
-      Renew(key, member, now);
+      Grant(key, member, now);
     }
   }
   return absl::OkStatus();
@@ -200,10 +202,11 @@ absl::StatusOr<v1::RegisterResponse> Membership::Register(
   const std::string value = record.SerializeAsString();
   if (member == nullptr || value != member->record.SerializeAsString()) {
     RETURN_IF_ERROR(store_.Commit({{StoreKey(key), value}}));
-    effects.log.push_back(absl::StrCat(
-        "member_registered ", LogFields(key), " incarnation=",
-        request.incarnation(), " host=", absl::CEscape(request.facts().host()),
-        " pid=", request.facts().pid()));
+    effects.Log(
+        "member_registered", key.job,
+        absl::StrCat(LogFields(key), " incarnation=", request.incarnation(),
+                     " host=", absl::CEscape(request.facts().host()),
+                     " pid=", request.facts().pid()));
   }
   Job& job = jobs_[key.job];
   if (member == nullptr) member = &job.members[{key.rank, key.kind}];
@@ -212,7 +215,8 @@ absl::StatusOr<v1::RegisterResponse> Membership::Register(
     member->phase.clear();
   }
   member->record = std::move(record);
-  Renew(key, *member, now);
+  member->last_seen = now;
+  Grant(key, *member, now);
   return RegisterAnswer(key);
 }
 
@@ -220,17 +224,17 @@ v1::RegisterResponse Membership::RegisterAnswer(const MemberKey& key) const {
   v1::RegisterResponse response;
   response.set_generation(layouts_.Find(key.job)->generation());
   response.set_term(term_);
-  *response.mutable_lease_ttl() = ToProto(lease_ttl_);
-  *response.mutable_renew_period() = ToProto(lease_ttl_ / 3);
+  *response.mutable_lease_ttl() = shardwright::ToProto(lease_ttl_);
+  *response.mutable_renew_period() = shardwright::ToProto(lease_ttl_ / 3);
   response.set_revision(revision_);
   return response;
 }
 
-void Membership::Renew(const MemberKey& key, MemberState& member,
+// One more lease.
+void Membership::Grant(const MemberKey& key, MemberState& member,
                        absl::Time now) {
   leases_.erase({member.expire_time, key});
   member.expire_time = now + lease_ttl_;
-  member.last_seen = now;
   leases_.insert({member.expire_time, key});
 }
 
@@ -264,7 +268,8 @@ absl::Status Membership::Session(StreamId stream,
         std::clamp<int64_t>(request.revision(), 0, revision_);
   }
   member.phase = request.phase();
-  Renew(key, member, now);
+  member.last_seen = now;
+  Grant(key, member, now);
   AnswerSession(key, member, effects);
   return absl::OkStatus();
 }
@@ -337,10 +342,11 @@ absl::StatusOr<std::vector<Membership::Loss>> Membership::End(
       sessions_.erase(member.session);
       member.session = 0;
     }
-    effects.log.push_back(absl::StrCat(
-        "member_lost ", LogFields(key),
-        " incarnation=", member.record.incarnation(),
-        " revision=", member.record.lost_revision(), " why=\"", why, "\""));
+    effects.Log("member_lost", key.job,
+                absl::StrCat(LogFields(key),
+                             " incarnation=", member.record.incarnation(),
+                             " revision=", member.record.lost_revision(),
+                             " why=\"", why, "\""));
   }
   return losses;
 }
@@ -365,9 +371,9 @@ std::vector<Membership::Loss> Membership::Expire(absl::Time now,
   absl::StatusOr<std::vector<Loss>> losses =
       End(expired, v1::Member::LOST, "lease expired", {}, effects);
   if (losses.ok()) return *std::move(losses);
-  effects.log.push_back(
-      absl::StrCat("store_failed doing=expire_leases error=\"",
-                   losses.status().message(), "\""));
+  effects.Log("store_failed", "",
+              absl::StrCat("doing=expire_leases error=\"",
+                           losses.status().message(), "\""));
   retry_time_ = now + kStoreRetryPeriod;
   return {};
 }
@@ -416,19 +422,58 @@ int64_t Membership::LiveCount(const std::string& job) const {
 std::string Membership::LastSeen(const MemberKey& key, absl::Time now) const {
   const MemberState* member = Find(key);
   if (member == nullptr) return "never registered";
-  const std::string age = absl::FormatDuration(
-      absl::Trunc(now - member->last_seen, absl::Seconds(1)));
   const stored::Member& record = member->record;
-  const std::string seen =
+  std::string seen =
       absl::StrCat(member->phase.empty() ? "registered" : member->phase, " on ",
                    Place(record.facts()));
-  if (record.state() == v1::Member::LIVE) {
-    return absl::StrCat(seen, ", seen ", age, " ago");
+  if (record.state() != v1::Member::LIVE) {
+    absl::StrAppend(&seen, ", ", record.lost_why());
   }
   if (member->last_seen == absl::InfinitePast()) {
-    return absl::StrCat(seen, ", ", record.lost_why());
+    return absl::StrCat(seen, ", not seen since the coordinator started");
   }
-  return absl::StrCat(seen, ", ", record.lost_why(), ", seen ", age, " ago");
+  return absl::StrCat(seen, ", seen ",
+                      absl::FormatDuration(absl::Trunc(now - member->last_seen,
+                                                       absl::Seconds(1))),
+                      " ago");
+}
+
+std::vector<std::string> Membership::LastSeen(
+    const std::string& job, v1::MemberKind kind,
+    const std::vector<RankRange>& ranks, absl::Time now) const {
+  std::vector<std::string> lines;
+  for (const auto& [first, last] : ranks) {
+    for (Rank rank = first; rank <= last; ++rank) {
+      if (lines.size() == kLastSeenCountMax) return lines;
+      lines.push_back(
+          absl::StrCat("rank ", rank, ": ", LastSeen({job, rank, kind}, now)));
+    }
+  }
+  return lines;
+}
+
+v1::Member Membership::Get(const MemberKey& key) const {
+  if (const MemberState* member = Find(key)) return ToProto(*member);
+  v1::Member unknown;
+  *unknown.mutable_member() = shardwright::ToProto(key);
+  unknown.set_state(v1::Member::UNREGISTERED);
+  return unknown;
+}
+
+v1::Member Membership::ToProto(const MemberState& member) {
+  v1::Member message;
+  *message.mutable_member() = member.record.member();
+  message.set_incarnation(member.record.incarnation());
+  *message.mutable_facts() = member.record.facts();
+  message.set_state(member.record.state());
+  message.set_phase(member.phase);
+  if (member.record.state() == v1::Member::LIVE) {
+    *message.mutable_expire_time() = shardwright::ToProto(member.expire_time);
+  }
+  if (member.last_seen != absl::InfinitePast()) {
+    *message.mutable_last_seen_time() = shardwright::ToProto(member.last_seen);
+  }
+  return message;
 }
 
 absl::StatusOr<v1::ListMembersResponse> Membership::List(
@@ -444,14 +489,11 @@ absl::StatusOr<v1::ListMembersResponse> Membership::List(
     int kind = 0;
     if (!absl::SimpleAtoi(parts.first, &after.first) ||
         !absl::SimpleAtoi(parts.second, &kind)) {
-      return Error(absl::StatusCode::kInvalidArgument, "INVALID_PAGE_TOKEN",
-                   absl::StrCat("page_token \"", request.page_token(),
-                                "\" is not one of ours"));
+      return InvalidPageToken(request.page_token());
     }
     after.second = static_cast<v1::MemberKind>(kind);
   }
-  const int page_size =
-      request.page_size() <= 0 ? 1000 : std::min(request.page_size(), 10000);
+  const int page_size = PageSize(request.page_size());
   for (auto it = job->second.members.upper_bound(after);
        it != job->second.members.end(); ++it) {
     if (response.members_size() == page_size) {
@@ -459,16 +501,7 @@ absl::StatusOr<v1::ListMembersResponse> Membership::List(
       response.set_next_page_token(absl::StrCat(last.rank(), "/", last.kind()));
       break;
     }
-    const MemberState& member = it->second;
-    v1::Member& listed = *response.add_members();
-    *listed.mutable_member() = member.record.member();
-    listed.set_incarnation(member.record.incarnation());
-    *listed.mutable_facts() = member.record.facts();
-    listed.set_state(member.record.state());
-    listed.set_phase(member.phase);
-    if (member.record.state() == v1::Member::LIVE) {
-      *listed.mutable_expire_time() = ToProto(member.expire_time);
-    }
+    *response.add_members() = ToProto(it->second);
   }
   return response;
 }

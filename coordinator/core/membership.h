@@ -22,6 +22,7 @@
 #include "coordinator/core/member_key.h"
 #include "coordinator/core/stored.pb.h"
 #include "coordinator/storage/state_store.h"
+#include "proto/status/error.h"
 #include "shardwright/v1/membership.pb.h"
 
 namespace shardwright {
@@ -85,8 +86,14 @@ class Membership {
                                const Layout& layout) const;
   int64_t LiveCount(const std::string& job) const;
 
-  // "step 12 on host-a, lost 4 s ago", "never registered".
-  std::string LastSeen(const MemberKey& key, absl::Time now) const;
+  // What is known of a member. UNREGISTERED: nothing.
+  v1::Member Get(const MemberKey& key) const;
+
+  // The same in words, of the first three: "rank 3: step 12 on host-a, lease
+  // expired, seen 4s ago", "rank 5: never registered".
+  std::vector<std::string> LastSeen(const std::string& job, v1::MemberKind kind,
+                                    const std::vector<RankRange>& ranks,
+                                    absl::Time now) const;
 
  private:
   using Seat = std::pair<Rank, v1::MemberKind>;
@@ -95,8 +102,8 @@ class Membership {
     stored::Member record;
     std::string phase;
     absl::Time expire_time;  // Of the lease, or of the last one.
-    absl::Time last_seen = absl::InfinitePast();
-    StreamId session = 0;  // 0: none.
+    absl::Time last_seen = absl::InfinitePast();  // In this term.
+    StreamId session = 0;                         // 0: none.
     int64_t told_revision = 0;
   };
   struct Job {
@@ -105,13 +112,15 @@ class Membership {
     int64_t live_count = 0;
   };
 
+  std::string LastSeen(const MemberKey& key, absl::Time now) const;
   const MemberState* Find(const MemberKey& key) const;
   MemberState* Find(const MemberKey& key);
   absl::Status CheckRegistration(const v1::RegisterRequest& request) const;
   absl::Status CheckFree(const MemberKey& key, const MemberState& holder,
                          uint64_t incarnation, absl::Time now) const;
   v1::RegisterResponse RegisterAnswer(const MemberKey& key) const;
-  void Renew(const MemberKey& key, MemberState& member, absl::Time now);
+  static v1::Member ToProto(const MemberState& member);
+  void Grant(const MemberKey& key, MemberState& member, absl::Time now);
   void AnswerSession(const MemberKey& key, MemberState& member,
                      Effects& effects);
   v1::SessionResponse NewsSince(const std::string& name,

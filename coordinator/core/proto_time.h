@@ -3,6 +3,8 @@
 #ifndef COORDINATOR_CORE_PROTO_TIME_H_
 #define COORDINATOR_CORE_PROTO_TIME_H_
 
+#include <algorithm>
+
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -12,7 +14,7 @@
 
 namespace shardwright {
 
-// The longest that a call may ask to wait.
+// The longest that a call may wait, whatever it asks for.
 inline constexpr absl::Duration kTimeoutMax = absl::Hours(1);
 
 inline google::protobuf::Timestamp ToProto(absl::Time time) {
@@ -31,18 +33,20 @@ inline google::protobuf::Duration ToProto(absl::Duration duration) {
   return message;
 }
 
+// How long a call that asks for `message` may wait: kTimeoutMax at most.
+//
 // Errors:
-//   INVALID_ARGUMENT INVALID_TIMEOUT: not within (0 s, 1 h].
+//   INVALID_ARGUMENT INVALID_TIMEOUT: not above 0 s.
 inline absl::StatusOr<absl::Duration> TimeoutFromProto(
     const google::protobuf::Duration& message) {
   const absl::Duration timeout =
       absl::Seconds(message.seconds()) + absl::Nanoseconds(message.nanos());
-  if (timeout <= absl::ZeroDuration() || timeout > kTimeoutMax) {
+  if (timeout <= absl::ZeroDuration()) {
     return Error(absl::StatusCode::kInvalidArgument, "INVALID_TIMEOUT",
                  absl::StrCat("timeout is ", absl::FormatDuration(timeout),
-                              "; it must be above 0 s and at most 1 h"));
+                              "; it must be above 0 s"));
   }
-  return timeout;
+  return std::min(timeout, kTimeoutMax);
 }
 
 }  // namespace shardwright

@@ -82,8 +82,8 @@ void CoreLoop::QueueEffects(Delivery& delivery) {
     delivery.calls.push_back(call->second);
     const bool reads = call->second->Queue(effect);
     if (!reads) {
-      delivery.effects.log.push_back("slow_reader stream=" +
-                                     std::to_string(effect.stream));
+      delivery.effects.Log("slow_reader", "",
+                           "stream=" + std::to_string(effect.stream));
       core_->StreamClosed(effect.stream, clock_(), delivery.effects);
     }
     if (!reads || std::holds_alternative<absl::Status>(effect.what)) {
@@ -100,7 +100,9 @@ void CoreLoop::QueueEffects(Delivery& delivery) {
 
 void CoreLoop::Deliver(const Delivery& delivery) {
   for (const std::shared_ptr<ParkedCall>& call : delivery.calls) call->Pump();
-  for (const std::string& line : delivery.effects.log) spdlog::info(line);
+  for (const LogEntry& entry : delivery.effects.log) {
+    spdlog::info(entry.Line());
+  }
 }
 
 void CoreLoop::RunTimer() {

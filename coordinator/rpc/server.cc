@@ -29,7 +29,8 @@ CoordinatorServer::CoordinatorServer(CoreLoop& loop)
       membership_service_(loop),
       communicator_service_(loop),
       barrier_service_(loop),
-      plan_service_(loop) {}
+      plan_service_(loop),
+      diagnostics_service_(loop) {}
 
 absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
     const std::string& listen, CoreLoop& loop) {
@@ -54,6 +55,7 @@ absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
   builder.RegisterService(&server->communicator_service_);
   builder.RegisterService(&server->barrier_service_);
   builder.RegisterService(&server->plan_service_);
+  builder.RegisterService(&server->diagnostics_service_);
   server->server_ = builder.BuildAndStart();
   if (server->server_ == nullptr || port == 0) {
     return Error(absl::StatusCode::kUnavailable, "LISTEN_FAILED",

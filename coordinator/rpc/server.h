@@ -46,6 +46,7 @@ class CoordinatorServer {
   CommunicatorServiceImpl communicator_service_;
   BarrierServiceImpl barrier_service_;
   PlanServiceImpl plan_service_;
+  DiagnosticsServiceImpl diagnostics_service_;
   std::unique_ptr<grpc::Server> server_;
   std::string address_;
 };

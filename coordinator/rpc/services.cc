@@ -201,6 +201,52 @@ BarrierServiceImpl::WaitAtBarrier(grpc::CallbackServerContext* context,
   return call;
 }
 
+grpc::ServerUnaryReactor* DiagnosticsServiceImpl::ListMissingMembers(
+    grpc::CallbackServerContext* context,
+    const v1::ListMissingMembersRequest* request,
+    v1::ListMissingMembersResponse* response) {
+  return Answer(
+      context,
+      loop_.Run([&](CoordinatorCore& core, absl::Time now, Effects& effects) {
+        return core.ListMissingMembers(*request, now, effects);
+      }),
+      response);
+}
+
+grpc::ServerUnaryReactor* DiagnosticsServiceImpl::ListCommunicators(
+    grpc::CallbackServerContext* context,
+    const v1::ListCommunicatorsRequest* request,
+    v1::ListCommunicatorsResponse* response) {
+  return Answer(
+      context,
+      loop_.Run([&](CoordinatorCore& core, absl::Time now, Effects& effects) {
+        return core.ListCommunicators(*request, now, effects);
+      }),
+      response);
+}
+
+grpc::ServerUnaryReactor* DiagnosticsServiceImpl::ExplainClique(
+    grpc::CallbackServerContext* context,
+    const v1::ExplainCliqueRequest* request, v1::CliqueExplanation* response) {
+  return Answer(
+      context,
+      loop_.Run([&](CoordinatorCore& core, absl::Time now, Effects& effects) {
+        return core.ExplainClique(*request, now, effects);
+      }),
+      response);
+}
+
+grpc::ServerUnaryReactor* DiagnosticsServiceImpl::ListEvents(
+    grpc::CallbackServerContext* context, const v1::ListEventsRequest* request,
+    v1::ListEventsResponse* response) {
+  return Answer(
+      context,
+      loop_.Run([&](CoordinatorCore& core, absl::Time now, Effects& effects) {
+        return core.ListEvents(*request, now, effects);
+      }),
+      response);
+}
+
 grpc::ServerUnaryReactor* PlanServiceImpl::GetShardPlan(
     grpc::CallbackServerContext* context,
     const v1::GetShardPlanRequest* request, v1::ShardPlan* response) {

@@ -7,6 +7,7 @@
 #include "coordinator/rpc/core_loop.h"
 #include "shardwright/v1/barrier.grpc.pb.h"
 #include "shardwright/v1/communicator.grpc.pb.h"
+#include "shardwright/v1/diagnostics.grpc.pb.h"
 #include "shardwright/v1/layout.grpc.pb.h"
 #include "shardwright/v1/membership.grpc.pb.h"
 #include "shardwright/v1/plan.grpc.pb.h"
@@ -86,6 +87,32 @@ class BarrierServiceImpl final : public v1::BarrierService::CallbackService {
   grpc::ServerWriteReactor<v1::WaitAtBarrierResponse>* WaitAtBarrier(
       grpc::CallbackServerContext* context,
       const v1::WaitAtBarrierRequest* request) override;
+
+ private:
+  CoreLoop& loop_;
+};
+
+class DiagnosticsServiceImpl final
+    : public v1::DiagnosticsService::CallbackService {
+ public:
+  explicit DiagnosticsServiceImpl(CoreLoop& loop) : loop_(loop) {}
+
+  grpc::ServerUnaryReactor* ListMissingMembers(
+      grpc::CallbackServerContext* context,
+      const v1::ListMissingMembersRequest* request,
+      v1::ListMissingMembersResponse* response) override;
+  grpc::ServerUnaryReactor* ListCommunicators(
+      grpc::CallbackServerContext* context,
+      const v1::ListCommunicatorsRequest* request,
+      v1::ListCommunicatorsResponse* response) override;
+  grpc::ServerUnaryReactor* ExplainClique(
+      grpc::CallbackServerContext* context,
+      const v1::ExplainCliqueRequest* request,
+      v1::CliqueExplanation* response) override;
+  grpc::ServerUnaryReactor* ListEvents(
+      grpc::CallbackServerContext* context,
+      const v1::ListEventsRequest* request,
+      v1::ListEventsResponse* response) override;
 
  private:
   CoreLoop& loop_;

@@ -5,7 +5,9 @@
 #define PROTO_PLAN_FINGERPRINT_H_
 
 #include <cstdint>
+#include <string>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
 namespace shardwright {
@@ -35,6 +37,11 @@ class Fingerprint {
 
   uint64_t state_ = 0;
 };
+
+// A digest as people and files have it: 16 hex digits.
+inline std::string DigestText(uint64_t digest) {
+  return absl::StrCat(absl::Hex(digest, absl::kZeroPad16));
+}
 
 }  // namespace shardwright
 

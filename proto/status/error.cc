@@ -13,6 +13,48 @@ namespace {
 constexpr absl::string_view kPayloadUrl =
     "type.googleapis.com/shardwright.v1.ErrorDetail";
 
+// Of one text, where not all fit. Five of each fit the budget.
+constexpr size_t kReasonBytesMax = 64;
+constexpr size_t kValueBytesMax = 256;
+constexpr size_t kDescriptionBytesMax = 1024;
+constexpr size_t kRangesBytesMax = 512;
+
+bool Fits(const v1::ErrorDetail& detail) {
+  return detail.ByteSizeLong() <= kErrorDetailBytesMax;
+}
+
+// Cuts until it fits, what says least first.
+void Fit(v1::ErrorDetail& detail) {
+  if (Fits(detail)) return;
+  for (auto& [name, value] : *detail.mutable_metadata()) {
+    value = CutText(value, kValueBytesMax);
+  }
+  google::protobuf::RepeatedPtrField<v1::Violation> violations;
+  violations.Swap(detail.mutable_violations());
+  for (v1::Violation& violation : violations) {
+    violation.set_field(CutText(violation.field(), kValueBytesMax));
+    violation.set_description(
+        CutText(violation.description(), kDescriptionBytesMax));
+    violation.set_hint(CutText(violation.hint(), kValueBytesMax));
+    *detail.add_violations() = std::move(violation);
+    if (Fits(detail)) continue;
+    detail.mutable_violations()->RemoveLast();
+    detail.set_violations_truncated(true);
+    break;
+  }
+  if (!Fits(detail) && detail.missing().ranges().size() > kRangesBytesMax) {
+    v1::MemberSet& missing = *detail.mutable_missing();
+    missing.mutable_ranges()->resize(
+        missing.ranges().rfind(',', kRangesBytesMax));
+    missing.set_truncated(true);
+  }
+  if (Fits(detail)) return;
+  v1::ErrorDetail bare;
+  bare.set_reason(CutText(detail.reason(), kReasonBytesMax));
+  bare.set_domain(detail.domain());
+  detail = std::move(bare);
+}
+
 }  // namespace
 
 absl::Status Error(absl::StatusCode code, absl::string_view reason,
@@ -27,28 +69,7 @@ absl::Status Error(absl::StatusCode code, absl::string_view reason,
 absl::Status Error(absl::StatusCode code, absl::string_view message,
                    v1::ErrorDetail detail) {
   detail.set_domain("shardwright");
-  while (detail.ByteSizeLong() > kErrorDetailBytesMax) {
-    if (detail.violations_size() > 1) {
-      detail.mutable_violations()->RemoveLast();
-      detail.set_violations_truncated(true);
-    } else if (detail.missing().ranges().size() > 64) {
-      v1::MemberSet& missing = *detail.mutable_missing();
-      missing.set_truncated(true);
-      missing.mutable_ranges()->resize(
-          missing.ranges().rfind(',', missing.ranges().size() / 2));
-    } else if (detail.violations_size() == 1 &&
-               detail.violations(0).description().size() > 1024) {
-      detail.mutable_violations(0)->mutable_description()->resize(1024);
-      detail.mutable_violations(0)->mutable_hint()->clear();
-      detail.mutable_violations(0)->mutable_field()->resize(
-          std::min<size_t>(detail.violations(0).field().size(), 1024));
-      detail.set_violations_truncated(true);
-    } else {
-      detail.clear_violations();
-      detail.clear_metadata();
-      detail.set_violations_truncated(true);
-    }
-  }
+  Fit(detail);
   absl::Status status(code, message);
   status.SetPayload(kPayloadUrl, absl::Cord(detail.SerializeAsString()));
   return status;
@@ -67,27 +88,51 @@ std::string ReasonOf(const absl::Status& status) {
   return DetailOf(status).reason();
 }
 
+std::string CutText(absl::string_view text, size_t bytes_max) {
+  constexpr absl::string_view kDots = "...";
+  if (text.size() <= bytes_max) return std::string(text);
+  size_t size = bytes_max - std::min(bytes_max, kDots.size());
+  const auto continues = [&](size_t i) { return (text[i] & 0xC0) == 0x80; };
+  while (size > 0 && continues(size)) --size;
+  return absl::StrCat(text.substr(0, size), kDots);
+}
+
+std::vector<RankRange> RangesOf(const std::vector<int64_t>& ranks) {
+  std::vector<RankRange> ranges;
+  for (const int64_t rank : ranks) {
+    if (ranges.empty() || rank > ranges.back().last + 1) {
+      ranges.push_back({rank, rank});
+    } else {
+      ranges.back().last = rank;
+    }
+  }
+  return ranges;
+}
+
+v1::MemberSet CompressRanges(const std::vector<RankRange>& ranges,
+                             size_t bytes_max) {
+  v1::MemberSet set;
+  int64_t rank_count = 0;
+  std::string& text = *set.mutable_ranges();
+  for (const auto& [first, last] : ranges) {
+    rank_count += last - first + 1;
+    if (set.truncated()) continue;
+    const std::string range =
+        absl::StrCat(text.empty() ? "" : ",", first,
+                     first == last ? "" : absl::StrCat("-", last));
+    if (text.size() + range.size() > bytes_max) {
+      set.set_truncated(true);
+    } else {
+      text += range;
+    }
+  }
+  set.set_rank_count(rank_count);
+  return set;
+}
+
 v1::MemberSet CompressRanks(const std::vector<int64_t>& ranks,
                             size_t bytes_max) {
-  v1::MemberSet set;
-  set.set_rank_count(static_cast<int64_t>(ranks.size()));
-  std::string& ranges = *set.mutable_ranges();
-  for (size_t begin = 0; begin < ranks.size();) {
-    size_t end = begin + 1;
-    while (end < ranks.size() && ranks[end] - ranks[end - 1] <= 1) ++end;
-    const int64_t first = ranks[begin];
-    const int64_t last = ranks[end - 1];
-    const std::string range =
-        absl::StrCat(begin == 0 ? "" : ",", first,
-                     first == last ? "" : absl::StrCat("-", last));
-    if (ranges.size() + range.size() > bytes_max) {
-      set.set_truncated(true);
-      break;
-    }
-    ranges += range;
-    begin = end;
-  }
-  return set;
+  return CompressRanges(RangesOf(ranks), bytes_max);
 }
 
 }  // namespace shardwright

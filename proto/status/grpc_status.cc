@@ -11,6 +11,18 @@ namespace {
 // together.
 constexpr size_t kMessageBytesMax = 2048;
 
+// As much of a message as fits when gRPC has escaped it: what is not printable
+// ASCII takes three bytes.
+std::string FitMessage(absl::string_view message) {
+  size_t encoded = 0, size = 0;
+  for (; size < message.size(); ++size) {
+    const char c = message[size];
+    encoded += c >= ' ' && c <= '~' && c != '%' ? 1 : 3;
+    if (encoded > kMessageBytesMax) break;
+  }
+  return CutText(message, size);
+}
+
 }  // namespace
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
@@ -20,13 +32,8 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
     detail.set_reason("UNSPECIFIED");
     detail.set_domain("shardwright");
   }
-  std::string message(status.message());
-  if (message.size() > kMessageBytesMax) {
-    message.resize(kMessageBytesMax - 3);
-    message += "...";
-  }
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), message,
-                      detail.SerializeAsString());
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
+                      FitMessage(status.message()), detail.SerializeAsString());
 }
 
 absl::Status FromGrpcStatus(const grpc::Status& status) {

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "proto/plan/codec.h"
+#include "proto/plan/fingerprint.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
 
@@ -53,8 +54,7 @@ absl::Status CompareHeaders(const std::vector<int64_t>& ranks,
   std::map<std::string, std::vector<int64_t>> digests, row_sizes;
   for (size_t i = 0; i < headers.size(); ++i) {
     if (headers[i].refused) refused.push_back(ranks[i]);
-    digests[absl::StrCat(absl::Hex(headers[i].digest, absl::kZeroPad16))]
-        .push_back(ranks[i]);
+    digests[DigestText(headers[i].digest)].push_back(ranks[i]);
     row_sizes[absl::StrCat(headers[i].row_bytes)].push_back(ranks[i]);
   }
   if (!refused.empty()) {
