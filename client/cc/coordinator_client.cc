@@ -1,17 +1,17 @@
 #include "client/cc/coordinator_client.h"
 
-#include <mutex>
 #include <utility>
 
 #include "client/cc/connection.h"
 #include "client/cc/grpc_connection.h"
+#include "proto/sync/mutex.h"
 
 namespace shardwright {
 
 struct CallCanceller::State {
-  std::mutex mutex;
-  bool cancelled = false;
-  std::function<void()> cancel;
+  Mutex mutex;
+  bool cancelled ABSL_GUARDED_BY(mutex) = false;
+  std::function<void()> cancel ABSL_GUARDED_BY(mutex);
 };
 
 CallCanceller::CallCanceller() : state_(std::make_shared<State>()) {}
@@ -19,7 +19,7 @@ CallCanceller::CallCanceller() : state_(std::make_shared<State>()) {}
 void CallCanceller::Cancel() {
   std::function<void()> cancel;
   {
-    const std::lock_guard<std::mutex> lock(state_->mutex);
+    const MutexLock lock(state_->mutex);
     state_->cancelled = true;
     cancel = std::move(state_->cancel);
     state_->cancel = nullptr;
@@ -29,7 +29,7 @@ void CallCanceller::Cancel() {
 
 void CallCanceller::OnCancel(std::function<void()> cancel) {
   {
-    const std::lock_guard<std::mutex> lock(state_->mutex);
+    const MutexLock lock(state_->mutex);
     if (!state_->cancelled) {
       state_->cancel = std::move(cancel);
       return;

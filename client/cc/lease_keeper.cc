@@ -57,30 +57,30 @@ LeaseKeeper::~LeaseKeeper() { Stop(); }
 
 void LeaseKeeper::Stop() {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     stopping_ = true;
     if (stream_ != nullptr) stream_->Cancel();
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   if (thread_.joinable()) thread_.join();
 }
 
 void LeaseKeeper::SetPhase(const std::string& phase) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   std::string text = phase.substr(0, kPhaseBytesMax);
   if (text == phase_) return;
   phase_ = std::move(text);
   phase_is_new_ = true;
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 std::string LeaseKeeper::phase() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   return phase_;
 }
 
 v1::Caller LeaseKeeper::caller() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   v1::Caller caller;
   *caller.mutable_member() = options_.registration.member();
   caller.set_incarnation(options_.registration.incarnation());
@@ -108,7 +108,7 @@ bool LeaseKeeper::Register() {
   holder_.reset();
   renew_period_ = std::max(ToDuration(grant->renew_period()), kRenewPeriodMin);
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     generation_ = grant->generation();
     // A later registration hears what happened since the earlier one; unless
     // the coordinator has lost its memory.
@@ -152,7 +152,7 @@ void LeaseKeeper::OnRefused(const absl::Status& status) {
 void LeaseKeeper::Hold() {
   const std::unique_ptr<SessionStream> stream = client_.OpenSession();
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     if (stopping_) return;
     stream_ = stream.get();
   }
@@ -162,9 +162,9 @@ void LeaseKeeper::Hold() {
     OnResponse(response);
   }
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     stream_ = nullptr;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   renewer.join();
   const absl::Status end = stream->Finish();
@@ -179,7 +179,7 @@ void LeaseKeeper::OnSessionEnded(const absl::Status& end) {
   if (ReasonOf(end) == "NOT_REGISTERED") {
     {
       // What happened meanwhile is of no interest to who begins anew.
-      const std::lock_guard<std::mutex> lock(mutex_);
+      const MutexLock lock(mutex_);
       revision_.reset();
     }
     listener_.OnLeaseLost(end);
@@ -193,17 +193,18 @@ void LeaseKeeper::OnSessionEnded(const absl::Status& end) {
 // the wait.
 void LeaseKeeper::Renew(SessionStream& stream) {
   while (stream.Write(NextRequest())) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait_for(lock, absl::ToChronoNanoseconds(renew_period_), [this] {
-      return stopping_ || stream_ == nullptr || phase_is_new_;
-    });
+    MutexLock lock(mutex_);
+    changed_.WaitFor(lock, renew_period_,
+                     [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+                       return stopping_ || stream_ == nullptr || phase_is_new_;
+                     });
     if (stopping_ || stream_ == nullptr) return;
   }
 }
 
 void LeaseKeeper::OnResponse(const v1::SessionResponse& response) {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     if (stopping_) return;
     generation_ = response.generation();
     revision_ = response.revision();
@@ -215,7 +216,7 @@ void LeaseKeeper::OnResponse(const v1::SessionResponse& response) {
 v1::SessionRequest LeaseKeeper::NextRequest() {
   v1::SessionRequest request;
   *request.mutable_caller() = caller();
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   request.set_phase(phase_);
   request.set_revision(revision_.value_or(0));
   phase_is_new_ = false;
@@ -223,19 +224,20 @@ v1::SessionRequest LeaseKeeper::NextRequest() {
 }
 
 void LeaseKeeper::WaitFor(absl::Duration duration) {
-  std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait_for(lock, absl::ToChronoNanoseconds(duration),
-                    [this] { return stopping_; });
+  MutexLock lock(mutex_);
+  changed_.WaitFor(
+      lock, duration,
+      [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_; });
 }
 
 bool LeaseKeeper::stopping() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   return stopping_;
 }
 
 void LeaseKeeper::Fatal(const absl::Status& why) {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     if (stopping_) return;
     stopping_ = true;
   }

@@ -5,10 +5,8 @@
 #ifndef CLIENT_CC_LEASE_KEEPER_H_
 #define CLIENT_CC_LEASE_KEEPER_H_
 
-#include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
@@ -19,6 +17,7 @@
 #include "absl/time/time.h"
 #include "client/cc/backoff.h"
 #include "client/cc/coordinator_client.h"
+#include "proto/sync/mutex.h"
 #include "shardwright/v1/membership.pb.h"
 
 namespace shardwright {
@@ -114,14 +113,16 @@ class LeaseKeeper {
   absl::Duration retry_after_;
   absl::Duration renew_period_;
 
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  bool stopping_ = false;            // All that follow: guarded by mutex_.
-  SessionStream* stream_ = nullptr;  // While one is open.
-  int64_t generation_ = 0;
-  std::optional<int64_t> revision_;  // None: the next registration sets it.
-  std::string phase_;
-  bool phase_is_new_ = false;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  // While one is open.
+  SessionStream* stream_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  int64_t generation_ ABSL_GUARDED_BY(mutex_) = 0;
+  // None: the next registration sets it.
+  std::optional<int64_t> revision_ ABSL_GUARDED_BY(mutex_);
+  std::string phase_ ABSL_GUARDED_BY(mutex_);
+  bool phase_is_new_ ABSL_GUARDED_BY(mutex_) = false;
 
   std::thread thread_;
 };

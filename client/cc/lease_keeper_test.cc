@@ -3,10 +3,8 @@
 
 #include "client/cc/lease_keeper.h"
 
-#include <condition_variable>
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,6 +15,7 @@
 #include "gtest/gtest.h"
 #include "proto/status/error.h"
 #include "proto/status/status_matchers.h"
+#include "proto/sync/mutex.h"
 
 namespace shardwright {
 namespace {
@@ -46,8 +45,8 @@ class Listener : public LeaseListener {
 
   // Waits for the next thing.
   std::string Next() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [this] { return !events_.empty(); });
+    MutexLock lock(mutex_);
+    while (events_.empty()) changed_.Wait(lock);
     std::string event = std::move(events_.front());
     events_.pop_front();
     return event;
@@ -55,14 +54,14 @@ class Listener : public LeaseListener {
 
  private:
   void Add(std::string event) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     events_.push_back(std::move(event));
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<std::string> events_;
+  Mutex mutex_;
+  CondVar changed_;
+  std::deque<std::string> events_ ABSL_GUARDED_BY(mutex_);
 };
 
 class LeaseKeeperTest : public ::testing::Test {
@@ -70,7 +69,7 @@ class LeaseKeeperTest : public ::testing::Test {
   LeaseKeeperTest() {
     connection_->on_register = [this](const v1::RegisterRequest& request)
         -> absl::StatusOr<v1::RegisterResponse> {
-      const std::lock_guard<std::mutex> lock(mutex_);
+      const MutexLock lock(mutex_);
       EXPECT_EQ(request.incarnation(), kIncarnation);
       ++register_count_;
       if (!refusals_.empty()) {
@@ -87,9 +86,9 @@ class LeaseKeeperTest : public ::testing::Test {
       return response;
     };
     connection_->open_session = [this] {
-      const std::lock_guard<std::mutex> lock(mutex_);
+      const MutexLock lock(mutex_);
       wires_.push_back(std::make_shared<ScriptedSession::Wire>());
-      changed_.notify_all();
+      changed_.NotifyAll();
       return std::make_unique<ScriptedSession>(wires_.back());
     };
   }
@@ -106,8 +105,8 @@ class LeaseKeeperTest : public ::testing::Test {
 
   // Waits for the member's n-th stream, from 0.
   std::shared_ptr<ScriptedSession::Wire> Stream(size_t n) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [&] { return wires_.size() > n; });
+    MutexLock lock(mutex_);
+    while (wires_.size() <= n) changed_.Wait(lock);
     return wires_[n];
   }
 
@@ -132,8 +131,8 @@ class LeaseKeeperTest : public ::testing::Test {
                   {"lease_remaining_ms", "5"}});
   }
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
+  Mutex mutex_;
+  CondVar changed_;
   std::deque<absl::Status> refusals_;
   int64_t revision_ = 100;
   int renew_period_ms_ = 1;
@@ -174,7 +173,7 @@ TEST_F(LeaseKeeperTest, ARestartedCoordinatorFindsTheSameIncarnation) {
   Stream(0)->Answer(News(5, 110));
   EXPECT_EQ(listener_.Next(), "news 5");
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     refusals_ = {absl::UnavailableError("down"),
                  absl::UnavailableError("down")};
     revision_ = 120;
@@ -190,7 +189,7 @@ TEST_F(LeaseKeeperTest, ACoordinatorWithoutMemoryCountsFromItsOwnStart) {
   Start();
   EXPECT_EQ(listener_.Next(), "registered 5");
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     revision_ = 3;
   }
   Stream(0)->End(absl::UnavailableError("down"));
@@ -204,7 +203,7 @@ TEST_F(LeaseKeeperTest, HearsOfTheFirstLossThatItMissed) {
   Start();
   EXPECT_EQ(listener_.Next(), "registered 5");
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     revision_ = 1;
   }
   Stream(0)->End(absl::UnavailableError("down"));
@@ -217,7 +216,7 @@ TEST_F(LeaseKeeperTest, ALostLeaseAsksForNoOldNews) {
   Start();
   EXPECT_EQ(listener_.Next(), "registered 5");
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     revision_ = 120;
   }
   Stream(0)->End(Error(absl::StatusCode::kFailedPrecondition, "NOT_REGISTERED",

@@ -39,39 +39,39 @@ Member::Member(CoordinatorClient client, const Options& options)
 Member::~Member() { Leave().IgnoreError(); }
 
 absl::Status Member::WaitUntilJoined() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait(lock, [this] { return joined_ || !status_.ok(); });
+  MutexLock lock(mutex_);
+  while (!joined_ && status_.ok()) changed_.Wait(lock);
   return status_;
 }
 
 void Member::OnRegistered(const v1::RegisterResponse&) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   joined_ = true;
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 void Member::OnRefused(const absl::Status& why, absl::Duration retry_in) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   if (joined_) return;
   if (IsWorthWaiting(why) && absl::Now() + retry_in <= join_deadline_) return;
   status_ = why;
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 void Member::OnFatal(const absl::Status& why) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   status_ = why;
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 absl::Status Member::status() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   return status_;
 }
 
 absl::Status Member::Leave() {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     if (left_) return status_;
     left_ = true;
   }
@@ -82,7 +82,7 @@ absl::Status Member::Leave() {
     *request.mutable_caller() = caller();
     end = client_.Leave(request).status();
   }
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   status_ = Error(absl::StatusCode::kFailedPrecondition, "NOT_A_MEMBER",
                   "this member has left the job");
   return end;

@@ -11,10 +11,8 @@
 #ifndef CLIENT_CC_MEMBER_H_
 #define CLIENT_CC_MEMBER_H_
 
-#include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -23,6 +21,7 @@
 #include "absl/time/time.h"
 #include "client/cc/coordinator_client.h"
 #include "client/cc/lease_keeper.h"
+#include "proto/sync/mutex.h"
 #include "shardwright/v1/membership.pb.h"
 
 namespace shardwright {
@@ -85,11 +84,11 @@ class Member : private LeaseListener {
   const CoordinatorClient client_;
   const absl::Time join_deadline_;
 
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  bool joined_ = false;  // All that follow: guarded by mutex_.
-  bool left_ = false;
-  absl::Status status_;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  bool joined_ ABSL_GUARDED_BY(mutex_) = false;
+  bool left_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
 
   std::unique_ptr<LeaseKeeper> keeper_;
 };

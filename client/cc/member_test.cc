@@ -2,10 +2,8 @@
 
 #include "client/cc/member.h"
 
-#include <condition_variable>
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
@@ -41,52 +39,52 @@ class ScriptedCoordinator : public UnimplementedConnection {
 
   // What Register answers once, from now on.
   void RefuseNext(absl::Status refusal) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     refusals.push_back(std::move(refusal));
   }
 
   // Ends the session that is open, or the next one.
   void EndSession(absl::Status status) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     session_end_ = std::move(status);
     has_end_ = true;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
 
   void WaitForMessage(int64_t message_count) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [&] { return message_count_ >= message_count; });
+    MutexLock lock(mutex_);
+    while (message_count_ < message_count) changed_.Wait(lock);
   }
   void WaitForRegistration(int count) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [&] { return register_count_ >= count; });
+    MutexLock lock(mutex_);
+    while (register_count_ < count) changed_.Wait(lock);
   }
   void WaitForPhase(const std::string& phase) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [&] { return phase_ == phase; });
+    MutexLock lock(mutex_);
+    while (phase_ != phase) changed_.Wait(lock);
   }
   int register_count() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     return register_count_;
   }
   int leave_count() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     return leave_count_;
   }
   int session_count() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     return session_count_;
   }
   uint64_t incarnation() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     return incarnation_;
   }
 
   absl::StatusOr<v1::RegisterResponse> Register(
       const v1::RegisterRequest& request) override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     ++register_count_;
-    changed_.notify_all();
+    changed_.NotifyAll();
     if (!refusals.empty()) {
       absl::Status refusal = refusals.front();
       refusals.pop_front();
@@ -101,14 +99,14 @@ class ScriptedCoordinator : public UnimplementedConnection {
 
   absl::StatusOr<v1::LeaveResponse> Leave(
       const v1::LeaveRequest& request) override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     ++leave_count_;
     if (!leave_answer.ok()) return leave_answer;
     return v1::LeaveResponse();
   }
 
   std::unique_ptr<SessionStream> OpenSession() override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     ++session_count_;
     return std::make_unique<Stream>(*this);
   }
@@ -120,31 +118,31 @@ class ScriptedCoordinator : public UnimplementedConnection {
     explicit Stream(ScriptedCoordinator& owner) : owner_(owner) {}
 
     bool Write(const v1::SessionRequest& request) override {
-      const std::lock_guard<std::mutex> lock(owner_.mutex_);
+      const MutexLock lock(owner_.mutex_);
       if (owner_.has_end_ || cancelled_) return false;
       ++owner_.message_count_;
       owner_.phase_ = request.phase();
       if (!owner_.is_silent) ++unanswered_;
-      owner_.changed_.notify_all();
+      owner_.changed_.NotifyAll();
       return true;
     }
     bool Read(v1::SessionResponse* response) override {
-      std::unique_lock<std::mutex> lock(owner_.mutex_);
-      owner_.changed_.wait(lock, [this] {
-        return unanswered_ > 0 || owner_.has_end_ || cancelled_;
-      });
+      MutexLock lock(owner_.mutex_);
+      while (unanswered_ == 0 && !owner_.has_end_ && !cancelled_) {
+        owner_.changed_.Wait(lock);
+      }
       if (owner_.has_end_ || cancelled_) return false;
       --unanswered_;
       response->set_generation(100);
       return true;
     }
     void Cancel() override {
-      const std::lock_guard<std::mutex> lock(owner_.mutex_);
+      const MutexLock lock(owner_.mutex_);
       cancelled_ = true;
-      owner_.changed_.notify_all();
+      owner_.changed_.NotifyAll();
     }
     absl::Status Finish() override {
-      const std::lock_guard<std::mutex> lock(owner_.mutex_);
+      const MutexLock lock(owner_.mutex_);
       if (!owner_.has_end_) return absl::CancelledError("");
       owner_.has_end_ = false;
       return owner_.session_end_;
@@ -152,20 +150,20 @@ class ScriptedCoordinator : public UnimplementedConnection {
 
    private:
     ScriptedCoordinator& owner_;
-    int unanswered_ = 0;
-    bool cancelled_ = false;
+    int unanswered_ ABSL_GUARDED_BY(owner_.mutex_) = 0;
+    bool cancelled_ ABSL_GUARDED_BY(owner_.mutex_) = false;
   };
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  int register_count_ = 0;
-  int leave_count_ = 0;
-  int session_count_ = 0;
-  int64_t message_count_ = 0;
-  uint64_t incarnation_ = 0;
-  std::string phase_;
-  bool has_end_ = false;
-  absl::Status session_end_;
+  Mutex mutex_;
+  CondVar changed_;
+  int register_count_ ABSL_GUARDED_BY(mutex_) = 0;
+  int leave_count_ ABSL_GUARDED_BY(mutex_) = 0;
+  int session_count_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t message_count_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t incarnation_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::string phase_ ABSL_GUARDED_BY(mutex_);
+  bool has_end_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status session_end_ ABSL_GUARDED_BY(mutex_);
 };
 
 class MemberTest : public ::testing::Test {

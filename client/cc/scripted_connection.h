@@ -4,14 +4,13 @@
 #ifndef CLIENT_CC_SCRIPTED_CONNECTION_H_
 #define CLIENT_CC_SCRIPTED_CONNECTION_H_
 
-#include <condition_variable>
 #include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <utility>
 
 #include "client/cc/unimplemented_connection.h"
+#include "proto/sync/mutex.h"
 
 namespace shardwright {
 
@@ -20,28 +19,28 @@ class ScriptedSession : public SessionStream {
  public:
   // What both the member's stream and the test hold.
   struct Wire {
-    std::mutex mutex;
-    std::condition_variable changed;
-    std::deque<v1::SessionRequest> requests;
-    std::deque<v1::SessionResponse> responses;
-    bool ended = false;
-    absl::Status end;
+    Mutex mutex;
+    CondVar changed;
+    std::deque<v1::SessionRequest> requests ABSL_GUARDED_BY(mutex);
+    std::deque<v1::SessionResponse> responses ABSL_GUARDED_BY(mutex);
+    bool ended ABSL_GUARDED_BY(mutex) = false;
+    absl::Status end ABSL_GUARDED_BY(mutex);
 
     void Answer(const v1::SessionResponse& response) {
-      const std::lock_guard<std::mutex> lock(mutex);
+      const MutexLock lock(mutex);
       responses.push_back(response);
-      changed.notify_all();
+      changed.NotifyAll();
     }
     void End(const absl::Status& status) {
-      const std::lock_guard<std::mutex> lock(mutex);
+      const MutexLock lock(mutex);
       if (!ended) end = status;
       ended = true;
-      changed.notify_all();
+      changed.NotifyAll();
     }
     // Waits for the next request of the member.
     v1::SessionRequest Request() {
-      std::unique_lock<std::mutex> lock(mutex);
-      changed.wait(lock, [this] { return !requests.empty(); });
+      MutexLock lock(mutex);
+      while (requests.empty()) changed.Wait(lock);
       v1::SessionRequest request = std::move(requests.front());
       requests.pop_front();
       return request;
@@ -53,23 +52,27 @@ class ScriptedSession : public SessionStream {
   ~ScriptedSession() override { Cancel(); }
 
   bool Write(const v1::SessionRequest& request) override {
-    const std::lock_guard<std::mutex> lock(wire_->mutex);
+    const MutexLock lock(wire_->mutex);
     if (wire_->ended) return false;
     wire_->requests.push_back(request);
-    wire_->changed.notify_all();
+    wire_->changed.NotifyAll();
     return true;
   }
   bool Read(v1::SessionResponse* response) override {
-    std::unique_lock<std::mutex> lock(wire_->mutex);
-    wire_->changed.wait(
-        lock, [this] { return !wire_->responses.empty() || wire_->ended; });
+    MutexLock lock(wire_->mutex);
+    while (wire_->responses.empty() && !wire_->ended) {
+      wire_->changed.Wait(lock);
+    }
     if (wire_->responses.empty()) return false;
     *response = std::move(wire_->responses.front());
     wire_->responses.pop_front();
     return true;
   }
   void Cancel() override { wire_->End(absl::CancelledError("cancelled")); }
-  absl::Status Finish() override { return wire_->end; }
+  absl::Status Finish() override {
+    const MutexLock lock(wire_->mutex);
+    return wire_->end;
+  }
 
  private:
   const std::shared_ptr<Wire> wire_;

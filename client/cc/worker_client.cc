@@ -1,7 +1,5 @@
 #include "client/cc/worker_client.h"
 
-#include <condition_variable>
-#include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -9,6 +7,7 @@
 #include "client/cc/channel.h"
 #include "grpcpp/support/sync_stream.h"
 #include "proto/status/error.h"
+#include "proto/sync/mutex.h"
 #include "shardwright/v1/worker.grpc.pb.h"
 
 namespace shardwright {
@@ -40,10 +39,11 @@ class GrpcWorkerSession : public WorkerSession {
 
   // Waits for the worker's answer.
   absl::Status WaitUntilOpen(absl::Duration timeout) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    const bool answered =
-        changed_.wait_for(lock, absl::ToChronoNanoseconds(timeout),
-                          [this] { return !id_.empty() || end_.has_value(); });
+    MutexLock lock(mutex_);
+    const bool answered = changed_.WaitFor(
+        lock, timeout, [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+          return !id_.empty() || end_.has_value();
+        });
     if (answered) return end_.value_or(absl::OkStatus());
     return channel_.ToStatus(
         grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED, ""));
@@ -52,35 +52,35 @@ class GrpcWorkerSession : public WorkerSession {
   const std::string& id() const override { return id_; }
 
   absl::Status status() const override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     return end_.value_or(absl::OkStatus());
   }
 
  private:
   void ReadToEnd() {
     for (v1::OpenSessionResponse response; reader_->Read(&response);) {
-      const std::lock_guard<std::mutex> lock(mutex_);
+      const MutexLock lock(mutex_);
       if (id_.empty()) id_ = response.session_id();
-      changed_.notify_all();
+      changed_.NotifyAll();
     }
     absl::Status status = channel_.ToStatus(reader_->Finish());
     if (status.ok()) {
       status = Error(absl::StatusCode::kAborted, "SESSION_ENDED",
                      "the worker has ended the session");
     }
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     end_ = std::move(status);
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
 
   const Channel channel_;
   grpc::ClientContext context_;
   const std::unique_ptr<grpc::ClientReader<v1::OpenSessionResponse>> reader_;
 
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  std::string id_;                   // Guarded by mutex_ until it is set.
-  std::optional<absl::Status> end_;  // Guarded by mutex_.
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::string id_;  // Guarded by mutex_ until it is set.
+  std::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
 
   std::thread thread_;
 };

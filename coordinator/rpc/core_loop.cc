@@ -1,7 +1,6 @@
 #include "coordinator/rpc/core_loop.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include "proto/status/error.h"
@@ -25,7 +24,7 @@ absl::Status CoreLoop::Draining() {
 }
 
 StreamId CoreLoop::Open(std::shared_ptr<ParkedCall> call) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   calls_[++last_stream_] = std::move(call);
   return last_stream_;
 }
@@ -36,7 +35,7 @@ void CoreLoop::RunStream(
         function) {
   Delivery delivery;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     if (calls_.count(stream) == 0) return;
     const absl::Status status =
         draining_ ? Draining() : function(*core_, clock_(), delivery.effects);
@@ -49,7 +48,7 @@ void CoreLoop::RunStream(
 void CoreLoop::Close(StreamId stream) {
   Delivery delivery;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     calls_.erase(stream);
     if (draining_) return;
     core_->StreamClosed(stream, clock_(), delivery.effects);
@@ -61,13 +60,13 @@ void CoreLoop::Close(StreamId stream) {
 void CoreLoop::Drain() {
   Delivery delivery;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     draining_ = true;
     for (const auto& [stream, call] : calls_) {
       delivery.effects.End(stream, Draining());
     }
     QueueEffects(delivery);
-    wake_.notify_all();
+    wake_.NotifyAll();
   }
   Deliver(delivery);
 }
@@ -95,7 +94,7 @@ void CoreLoop::QueueEffects(Delivery& delivery) {
   delivery.calls.erase(
       std::unique(delivery.calls.begin(), delivery.calls.end()),
       delivery.calls.end());
-  if (core_->NextTick() < wake_time_) wake_.notify_all();
+  if (core_->NextTick() < wake_time_) wake_.NotifyAll();
 }
 
 void CoreLoop::Deliver(const Delivery& delivery) {
@@ -106,23 +105,20 @@ void CoreLoop::Deliver(const Delivery& delivery) {
 }
 
 void CoreLoop::RunTimer() {
-  // Bounds what must be counted in the condition variable's own clock.
-  constexpr absl::Duration kSleepMax = absl::Minutes(1);
-  std::unique_lock<std::mutex> lock(mutex_);
+  MutexLock lock(mutex_);
   while (!draining_) {
     const absl::Time now = clock_();
     if (now < core_->NextTick()) {
       wake_time_ = core_->NextTick();
-      wake_.wait_for(lock, absl::ToChronoNanoseconds(
-                               std::min(wake_time_ - now, kSleepMax)));
+      wake_.WaitFor(lock, wake_time_ - now);
       continue;
     }
     Delivery delivery;
     core_->Tick(now, delivery.effects);
     QueueEffects(delivery);
-    lock.unlock();
+    lock.Unlock();
     Deliver(delivery);
-    lock.lock();
+    lock.Lock();
   }
 }
 

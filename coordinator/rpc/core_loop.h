@@ -7,11 +7,9 @@
 #ifndef COORDINATOR_RPC_CORE_LOOP_H_
 #define COORDINATOR_RPC_CORE_LOOP_H_
 
-#include <condition_variable>
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -20,6 +18,7 @@
 #include "absl/time/time.h"
 #include "coordinator/core/coordinator_core.h"
 #include "coordinator/core/effects.h"
+#include "proto/sync/mutex.h"
 
 namespace shardwright {
 
@@ -56,7 +55,7 @@ class CoreLoop {
     Delivery delivery;
     const auto run =
         [&]() -> decltype(function(*core_, absl::Time(), delivery.effects)) {
-      const std::lock_guard<std::mutex> lock(mutex_);
+      const MutexLock lock(mutex_);
       if (draining_) return Draining();
       auto result = function(*core_, clock_(), delivery.effects);
       QueueEffects(delivery);
@@ -90,19 +89,21 @@ class CoreLoop {
   };
 
   static absl::Status Draining();
-  void QueueEffects(Delivery& delivery);  // With mutex_ held.
+  void QueueEffects(Delivery& delivery) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void Deliver(const Delivery& delivery);
   void RunTimer();
 
   const Clock clock_;
 
-  std::mutex mutex_;  // Guards all that follows but timer_.
-  const std::unique_ptr<CoordinatorCore> core_;
-  std::map<StreamId, std::shared_ptr<ParkedCall>> calls_;
-  StreamId last_stream_ = 0;
-  bool draining_ = false;
-  absl::Time wake_time_ = absl::InfiniteFuture();  // Of the timer.
-  std::condition_variable wake_;
+  Mutex mutex_;
+  const std::unique_ptr<CoordinatorCore> core_ ABSL_PT_GUARDED_BY(mutex_);
+  std::map<StreamId, std::shared_ptr<ParkedCall>> calls_
+      ABSL_GUARDED_BY(mutex_);
+  StreamId last_stream_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  // Of the timer.
+  absl::Time wake_time_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+  CondVar wake_;
 
   std::thread timer_;
 };

@@ -4,9 +4,7 @@
 
 #include "coordinator/rpc/core_loop.h"
 
-#include <condition_variable>
 #include <memory>
-#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -22,7 +20,7 @@ namespace {
 class RecordingCall final : public ParkedCall {
  public:
   bool Queue(const StreamEffect& effect) override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     EXPECT_FALSE(end_.has_value()) << "told something after its end";
     if (const auto* status = std::get_if<absl::Status>(&effect.what)) {
       end_ = *status;
@@ -32,26 +30,26 @@ class RecordingCall final : public ParkedCall {
     return message_count_ <= message_count_max;
   }
   void Pump() override {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (end_.has_value()) ended_.notify_all();
+    const MutexLock lock(mutex_);
+    if (end_.has_value()) ended_.NotifyAll();
   }
   absl::Status WaitForEnd() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    ended_.wait(lock, [this] { return end_.has_value(); });
+    MutexLock lock(mutex_);
+    while (!end_.has_value()) ended_.Wait(lock);
     return *end_;
   }
   int message_count() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     return message_count_;
   }
 
   int message_count_max = 1000000;
 
  private:
-  std::mutex mutex_;
-  std::condition_variable ended_;
-  std::optional<absl::Status> end_;
-  int message_count_ = 0;
+  Mutex mutex_;
+  CondVar ended_;
+  std::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
+  int message_count_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 class CoreLoopTest : public ::testing::Test {

@@ -7,7 +7,6 @@
 #include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <utility>
 #include <variant>
@@ -17,6 +16,7 @@
 #include "grpcpp/support/server_callback.h"
 #include "proto/status/error.h"
 #include "proto/status/grpc_status.h"
+#include "proto/sync/mutex.h"
 
 namespace shardwright {
 
@@ -40,7 +40,7 @@ class StreamCall : public Reactor, public ParkedCall {
   StreamId stream() const { return stream_; }
 
   bool Queue(const StreamEffect& effect) override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     if (end_.has_value()) return true;
     if (const auto* status = std::get_if<absl::Status>(&effect.what)) {
       end_ = *status;
@@ -57,25 +57,25 @@ class StreamCall : public Reactor, public ParkedCall {
   }
 
   void Pump() override {
-    std::unique_lock<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     if (writing_ != nullptr || finished_) return;
     if (!queue_.empty()) {
       writing_ = std::move(queue_.front());
       queue_.pop_front();
       const Message* message = writing_.get();
-      lock.unlock();
+      lock.Unlock();
       this->StartWrite(message);
     } else if (end_.has_value()) {
       finished_ = true;
       const grpc::Status status = ToGrpcStatus(*end_);
-      lock.unlock();
+      lock.Unlock();
       this->Finish(status);
     }
   }
 
   void OnWriteDone(bool ok) override {
     {
-      const std::lock_guard<std::mutex> lock(mutex_);
+      const MutexLock lock(mutex_);
       writing_ = nullptr;
     }
     if (ok) {
@@ -99,7 +99,7 @@ class StreamCall : public Reactor, public ParkedCall {
   // Ends the call from the client's side; what is queued is dropped.
   void End(absl::Status status) {
     {
-      const std::lock_guard<std::mutex> lock(mutex_);
+      const MutexLock lock(mutex_);
       queue_.clear();
       if (!end_.has_value()) end_ = std::move(status);
     }
@@ -112,11 +112,13 @@ class StreamCall : public Reactor, public ParkedCall {
   StreamId stream_ = 0;
   std::shared_ptr<ParkedCall> self_;
 
-  std::mutex mutex_;  // Guards all that follows.
-  std::deque<std::shared_ptr<const Message>> queue_;
-  std::shared_ptr<const Message> writing_;  // By gRPC; one at a time.
-  std::optional<absl::Status> end_;         // Finish with it when all is sent.
-  bool finished_ = false;
+  Mutex mutex_;
+  std::deque<std::shared_ptr<const Message>> queue_ ABSL_GUARDED_BY(mutex_);
+  // By gRPC; one at a time.
+  std::shared_ptr<const Message> writing_ ABSL_GUARDED_BY(mutex_);
+  // Finish with it when all is sent.
+  std::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace shardwright

@@ -40,7 +40,7 @@ Agent::Agent(CoordinatorClient client, CommunicatorFactory& factory,
 Agent::~Agent() { Stop(); }
 
 void Agent::Start(const std::string& address) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   options_.facts.set_address(address);
   LeaseKeeper::Options lease;
   *lease.registration.mutable_member() = options_.member;
@@ -54,7 +54,7 @@ void Agent::Start(const std::string& address) {
 
 void Agent::Stop() {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     stopping_ = true;
     WakeLocked();
   }
@@ -66,7 +66,7 @@ void Agent::Stop() {
   bool registered = false;
   std::unique_ptr<LeaseKeeper> keeper;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     registered = registered_ && fatal_.ok();
     keeper.swap(keeper_);
   }
@@ -78,21 +78,21 @@ void Agent::Stop() {
 }
 
 absl::Status Agent::Wait() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait(lock, [this] { return stopping_ || !fatal_.ok(); });
+  MutexLock lock(mutex_);
+  while (!stopping_ && fatal_.ok()) changed_.Wait(lock);
   return fatal_;
 }
 
 void Agent::WakeLocked() {
   interrupt_ = true;
   canceller_.Cancel();
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 v1::WorkerDescription Agent::Describe() const {
   v1::WorkerDescription description;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     *description.mutable_member() = options_.member;
     *description.mutable_facts() = options_.facts;
     description.set_generation(generation_);
@@ -114,20 +114,20 @@ void Agent::OnRegistered(const v1::RegisterResponse& grant) {
                                absl::Nanoseconds(grant.lease_ttl().nanos());
   spdlog::info("event=registered generation={} term={} lease={}",
                grant.generation(), grant.term(), absl::FormatDuration(lease));
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   registered_ = true;
   check_layout_ = true;
   pause_ = absl::ZeroDuration();
   last_refusal_.clear();
   if (grant.generation() != generation_) WakeLocked();
   generation_ = grant.generation();
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 void Agent::OnRefused(const absl::Status& why, absl::Duration retry_in) {
   const std::string refusal =
       absl::StrCat(ReasonOf(why), static_cast<int>(why.code()));
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   if (refusal == last_refusal_) return;
   last_refusal_ = refusal;
   spdlog::warn("event=register_refused reason={} retry_in={} message=\"{}\"",
@@ -151,7 +151,7 @@ void Agent::OnNews(int64_t generation,
                  member.rank(), lost_member.why(), count);
     aborted_count += count;
   }
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   const bool is_new = generation != generation_;
   generation_ = generation;
   if (is_new || aborted_count > 0) WakeLocked();
@@ -159,14 +159,14 @@ void Agent::OnNews(int64_t generation,
 
 void Agent::OnDisconnected(const absl::Status& why) {
   LogSessionEnd(why);
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   registered_ = false;
 }
 
 void Agent::OnLeaseLost(const absl::Status& why) {
   LogSessionEnd(why);
   cliques_.AbortAll(Ended("PEER_LOST", "this worker's lease has expired"));
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   registered_ = false;
   WakeLocked();
 }
@@ -174,7 +174,7 @@ void Agent::OnLeaseLost(const absl::Status& why) {
 void Agent::OnFatal(const absl::Status& why) {
   spdlog::error("event=membership_refused reason={} message=\"{}\"",
                 ReasonOf(why), std::string(why.message()));
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   fatal_ = why;
   stopping_ = true;
   WakeLocked();
@@ -190,16 +190,17 @@ void Agent::Run() {
     }
     spdlog::warn("event=layout_unknown reason={} message=\"{}\"",
                  ReasonOf(status), std::string(status.message()));
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     pause_ = kRetryPause;
   }
 }
 
 bool Agent::WaitForWork() {
-  std::unique_lock<std::mutex> lock(mutex_);
+  MutexLock lock(mutex_);
   if (pause_ > absl::ZeroDuration()) {
-    changed_.wait_for(lock, absl::ToChronoNanoseconds(pause_),
-                      [this] { return stopping_; });
+    changed_.WaitFor(
+        lock, pause_,
+        [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_; });
     pause_ = absl::ZeroDuration();
   }
   while (!stopping_) {
@@ -210,14 +211,14 @@ bool Agent::WaitForWork() {
       canceller_ = CallCanceller();
       return true;
     }
-    changed_.wait_for(lock, absl::ToChronoNanoseconds(kPollPeriod));
+    changed_.WaitFor(lock, kPollPeriod);
   }
   return false;
 }
 
 absl::Status Agent::LearnIdentity() {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     if (!check_layout_ && learned_generation_ == generation_) {
       return absl::OkStatus();
     }
@@ -237,7 +238,7 @@ absl::Status Agent::LearnIdentity() {
                               layout.generation(), " to ", rank.generation()));
   }
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     check_layout_ = false;
     if (layout.generation() == learned_generation_ &&
         layout.digest() == layout_digest_) {
@@ -262,7 +263,7 @@ absl::Status Agent::LearnIdentity() {
       "dp={} pp={} lane={} cliques={}",
       rank.generation(), rank.module(), v1::Role_Name(rank.role()), at.tp(),
       at.cp(), at.dp(), at.pp(), at.lane(), cliques.size());
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   generation_ = std::max(generation_, rank.generation());
   learned_generation_ = rank.generation();
   layout_digest_ = layout.digest();
@@ -302,7 +303,7 @@ void Agent::Form() {
       absl::ToInt64Seconds(options_.form_timeout));
   CallCanceller canceller;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     request.set_layout_digest(layout_digest_);
     canceller = canceller_;
   }
@@ -336,7 +337,7 @@ void Agent::OnFormed(const absl::Status& status) {
   // What is inactive all the same has ended since, as another event says.
   if (status.ok() || absl::IsCancelled(status)) return;
   const v1::ErrorDetail detail = DetailOf(status);
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   if (detail.reason() == "MEMBERS_MISSING") {
     spdlog::warn("event=members_missing missing={} message=\"{}\"",
                  detail.missing().ranges(), std::string(status.message()));

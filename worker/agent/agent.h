@@ -11,10 +11,8 @@
 #ifndef WORKER_AGENT_AGENT_H_
 #define WORKER_AGENT_AGENT_H_
 
-#include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -24,6 +22,7 @@
 #include "absl/time/time.h"
 #include "client/cc/coordinator_client.h"
 #include "client/cc/lease_keeper.h"
+#include "proto/sync/mutex.h"
 #include "shardwright/v1/worker.pb.h"
 #include "worker/agent/clique_table.h"
 #include "worker/comm/communicator.h"
@@ -88,28 +87,33 @@ class Agent : private LeaseListener {
   void Form();
   void OnWaiting(const v1::Waiting& waiting);
   void OnFormed(const absl::Status& status);
-  // Makes Run() look again, now. With mutex_ held.
-  void WakeLocked();
+  // Makes Run() look again, now.
+  void WakeLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const CoordinatorClient client_;
   CommunicatorFactory& factory_;
   AgentOptions options_;  // Constant after Start().
   CliqueTable cliques_;
 
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  bool registered_ = false;  // All that follow: guarded by mutex_.
-  bool stopping_ = false;
-  absl::Status fatal_;
-  int64_t generation_ = 0;          // Last heard of.
-  bool check_layout_ = true;        // Whether cliques_ is still what it says.
-  int64_t learned_generation_ = 0;  // That cliques_ is made of; 0: none.
-  uint64_t layout_digest_ = 0;      // Of learned_generation_.
-  bool interrupt_ = false;          // The Form call that runs is out of date.
-  CallCanceller canceller_;         // Of that call.
-  absl::Duration pause_;            // Before the next try, after a failure.
-
-  std::string last_refusal_;  // Logged once, not at every try.
+  mutable Mutex mutex_;
+  CondVar changed_;
+  bool registered_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status fatal_ ABSL_GUARDED_BY(mutex_);
+  int64_t generation_ ABSL_GUARDED_BY(mutex_) = 0;  // Last heard of.
+  // Whether cliques_ is still what the layout says.
+  bool check_layout_ ABSL_GUARDED_BY(mutex_) = true;
+  // That cliques_ is made of; 0: none.
+  int64_t learned_generation_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Of learned_generation_.
+  uint64_t layout_digest_ ABSL_GUARDED_BY(mutex_) = 0;
+  // The Form call that runs is out of date.
+  bool interrupt_ ABSL_GUARDED_BY(mutex_) = false;
+  CallCanceller canceller_ ABSL_GUARDED_BY(mutex_);  // Of that call.
+  // Before the next try, after a failure.
+  absl::Duration pause_ ABSL_GUARDED_BY(mutex_);
+  // Logged once, not at every try.
+  std::string last_refusal_ ABSL_GUARDED_BY(mutex_);
 
   std::unique_ptr<LeaseKeeper> keeper_;  // From Start() to Stop().
   std::thread thread_;

@@ -5,10 +5,8 @@
 #include "worker/agent/agent.h"
 
 #include <atomic>
-#include <condition_variable>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
@@ -37,30 +35,31 @@ class MeetingPoint {
   // Returns the attempt's number; 0 if `cancelled` comes first.
   int Meet(int position, int64_t generation,
            const std::atomic<bool>& cancelled) {
-    std::unique_lock<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     if (cancelled) return 0;
     generations_[position] = generation;
     if (generations_[0] == generations_[1]) {
       generations_[0] = generations_[1] = 0;
-      changed_.notify_all();
+      changed_.NotifyAll();
       return ++number_;
     }
     const int last = number_;
-    changed_.wait(lock, [&] { return number_ != last || cancelled; });
+    while (number_ == last && !cancelled) changed_.Wait(lock);
     if (number_ != last) return number_;
     generations_[position] = 0;
     return 0;
   }
   void Wake() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    changed_.notify_all();
+    const MutexLock lock(mutex_);
+    changed_.NotifyAll();
   }
 
  private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  int64_t generations_[2] = {0, 0};  // Of who waits; 0: nobody.
-  int number_ = 0;
+  Mutex mutex_;
+  CondVar changed_;
+  // Of who waits; 0: nobody.
+  int64_t generations_[2] ABSL_GUARDED_BY(mutex_) = {0, 0};
+  int number_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 // Rank 3 or 4 of a language module in which they are a tp group; each is a cp
@@ -71,7 +70,7 @@ class Member {
       : rank_(rank), meeting_point_(meeting_point) {
     connection_->on_register = [this](const v1::RegisterRequest&)
         -> absl::StatusOr<v1::RegisterResponse> {
-      const std::lock_guard<std::mutex> lock(mutex_);
+      const MutexLock lock(mutex_);
       if (!refusal_.ok()) return refusal_;
       v1::RegisterResponse response;
       response.set_generation(generation_);
@@ -79,15 +78,15 @@ class Member {
       return response;
     };
     connection_->open_session = [this] {
-      const std::lock_guard<std::mutex> lock(mutex_);
+      const MutexLock lock(mutex_);
       wire_ = std::make_shared<ScriptedSession::Wire>();
       ++session_count_;
-      changed_.notify_all();
+      changed_.NotifyAll();
       return std::make_unique<ScriptedSession>(wire_);
     };
     connection_->get_layout = [this](const v1::GetLayoutRequest&)
         -> absl::StatusOr<v1::GetLayoutResponse> {
-      const std::lock_guard<std::mutex> lock(mutex_);
+      const MutexLock lock(mutex_);
       v1::GetLayoutResponse response;
       response.set_generation(generation_);
       response.set_digest(static_cast<uint64_t>(generation_) + 1000);
@@ -116,7 +115,7 @@ class Member {
 
   // Kinds that the calls so far asked for: "tp".
   std::vector<std::string> asked() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     return asked_;
   }
 
@@ -128,24 +127,24 @@ class Member {
       lost.mutable_member()->set_kind(v1::WORKER);
       lost.set_why("lease expired");
     }
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     news.set_generation(generation_);
     wire_->Answer(news);
   }
   void EndSession(const absl::Status& status) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     wire_->End(status);
   }
   void WaitForSession(int n) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [&] { return session_count_ >= n; });
+    MutexLock lock(mutex_);
+    while (session_count_ < n) changed_.Wait(lock);
   }
   void SetGeneration(int64_t generation) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     generation_ = generation;
   }
   void RefuseToRegister(const absl::Status& refusal) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     refusal_ = refusal;
   }
 
@@ -155,7 +154,7 @@ class Member {
 
  private:
   absl::StatusOr<v1::RankExplanation> Explain() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     v1::RankExplanation explanation;
     explanation.set_module("language");
     explanation.set_generation(generation_);
@@ -179,9 +178,9 @@ class Member {
     connection_->report_communicators =
         [this](const v1::ReportCommunicatorsRequest& request)
         -> absl::StatusOr<v1::ReportCommunicatorsResponse> {
-      const std::lock_guard<std::mutex> lock(mutex_);
+      const MutexLock lock(mutex_);
       for (const auto& report : request.reports()) reports_.push_back(report);
-      changed_.notify_all();
+      changed_.NotifyAll();
       return v1::ReportCommunicatorsResponse();
     };
     connection_->form_communicators =
@@ -192,8 +191,8 @@ class Member {
           canceller.OnCancel([this] {
             cancelled_ = true;
             meeting_point_.Wake();
-            const std::lock_guard<std::mutex> lock(mutex_);
-            changed_.notify_all();
+            const MutexLock lock(mutex_);
+            changed_.NotifyAll();
           });
           return Form(request, on_event);
         };
@@ -202,7 +201,7 @@ class Member {
   absl::Status Form(const v1::FormCommunicatorsRequest& request,
                     const ScriptedConnection::OnForm& on_event) {
     {
-      const std::lock_guard<std::mutex> lock(mutex_);
+      const MutexLock lock(mutex_);
       asked_.insert(asked_.end(), request.kinds().begin(),
                     request.kinds().end());
     }
@@ -233,30 +232,27 @@ class Member {
 
   // Whether connecting went well.
   bool WaitForReport(const v1::Attempt& attempt) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    bool ok = false;
-    changed_.wait(lock, [&] {
+    MutexLock lock(mutex_);
+    while (true) {
       for (const v1::CommunicatorReport& report : reports_) {
-        if (report.attempt().number() != attempt.number()) continue;
-        ok = report.ok();
-        return true;
+        if (report.attempt().number() == attempt.number()) return report.ok();
       }
-      return cancelled_.load();
-    });
-    return ok;
+      if (cancelled_) return false;
+      changed_.Wait(lock);
+    }
   }
 
   const int64_t rank_;
   MeetingPoint& meeting_point_;
   std::atomic<bool> cancelled_{false};
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  int64_t generation_ = 1;
-  absl::Status refusal_;
-  std::shared_ptr<ScriptedSession::Wire> wire_;
-  std::vector<std::string> asked_;
-  int session_count_ = 0;
-  std::vector<v1::CommunicatorReport> reports_;
+  Mutex mutex_;
+  CondVar changed_;
+  int64_t generation_ ABSL_GUARDED_BY(mutex_) = 1;
+  absl::Status refusal_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<ScriptedSession::Wire> wire_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> asked_ ABSL_GUARDED_BY(mutex_);
+  int session_count_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<v1::CommunicatorReport> reports_ ABSL_GUARDED_BY(mutex_);
   std::atomic<bool> left_{false};
   const std::shared_ptr<ScriptedConnection> connection_ =
       std::make_shared<ScriptedConnection>();

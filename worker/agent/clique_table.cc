@@ -54,22 +54,22 @@ void CliqueTable::Reset(const std::vector<CliqueSpec>& cliques,
     }
   }
   // What was there is destroyed with `fresh`, after the lock.
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   cliques_.swap(fresh);
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 void CliqueTable::Close(const absl::Status& why) {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     closed_ = why;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   AbortIf([](const Clique&) { return true; }, why);
 }
 
 std::vector<int64_t> CliqueTable::RanksOf(const std::string& name) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   for (const Clique& clique : cliques_) {
     if (clique.spec.name == name) return clique.spec.ranks;
   }
@@ -78,19 +78,19 @@ std::vector<int64_t> CliqueTable::RanksOf(const std::string& name) const {
 
 void CliqueTable::Install(const v1::Attempt& attempt,
                           std::shared_ptr<Communicator> communicator) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   if (!closed_.ok()) return;
   for (Clique& clique : cliques_) {
     if (clique.spec.name != attempt.clique()) continue;
     clique.state = State::kActive;
     clique.attempt = attempt;
     clique.communicator.swap(communicator);
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
 }
 
 bool CliqueTable::IsActive(const v1::Attempt& attempt) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   return std::any_of(cliques_.begin(), cliques_.end(),
                      [&](const Clique& clique) {
                        return clique.state == State::kActive &&
@@ -104,7 +104,7 @@ std::vector<CliqueTable::Clique> CliqueTable::AbortIf(
     const Predicate& predicate, const absl::Status& why) {
   std::vector<Clique> aborted;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     for (Clique& clique : cliques_) {
       if (clique.state != State::kActive || !predicate(clique)) continue;
       clique.state = State::kAborted;
@@ -153,7 +153,7 @@ std::vector<CliqueTable::Clique> CliqueTable::CollectEnded() {
 }
 
 bool CliqueTable::HasEnded() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   return std::any_of(cliques_.begin(), cliques_.end(),
                      [](const Clique& clique) {
                        return clique.state == State::kActive &&
@@ -162,7 +162,7 @@ bool CliqueTable::HasEnded() const {
 }
 
 std::vector<std::string> CliqueTable::InactiveKinds() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   std::vector<std::string> kinds;
   for (const Clique& clique : cliques_) {
     if (clique.state != State::kActive) kinds.push_back(clique.spec.kind);
@@ -172,14 +172,15 @@ std::vector<std::string> CliqueTable::InactiveKinds() const {
 
 absl::StatusOr<CliqueTable::Clique> CliqueTable::WaitActive(
     absl::string_view kind, absl::Duration timeout) const {
-  std::unique_lock<std::mutex> lock(mutex_);
-  const auto find = [&]() -> const Clique* {
+  MutexLock lock(mutex_);
+  const auto find = [&]()
+                        ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) -> const Clique* {
     for (const Clique& clique : cliques_) {
       if (clique.spec.kind == kind) return &clique;
     }
     return nullptr;
   };
-  changed_.wait_for(lock, absl::ToChronoNanoseconds(timeout), [&] {
+  changed_.WaitFor(lock, timeout, [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     // An empty table has not heard of the layout yet.
     const Clique* clique = find();
     return !closed_.ok() || (clique == nullptr && !cliques_.empty()) ||
@@ -204,7 +205,7 @@ absl::StatusOr<CliqueTable::Clique> CliqueTable::WaitActive(
 }
 
 std::vector<CliqueTable::Clique> CliqueTable::List() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   return cliques_;
 }
 

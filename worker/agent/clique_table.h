@@ -3,11 +3,9 @@
 #ifndef WORKER_AGENT_CLIQUE_TABLE_H_
 #define WORKER_AGENT_CLIQUE_TABLE_H_
 
-#include <condition_variable>
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -15,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "proto/sync/mutex.h"
 #include "shardwright/v1/communicator.pb.h"
 #include "worker/comm/communicator.h"
 
@@ -92,10 +91,10 @@ class CliqueTable {
   std::vector<Clique> AbortIf(const Predicate& predicate,
                               const absl::Status& why);
 
-  mutable std::mutex mutex_;
-  mutable std::condition_variable changed_;
-  std::vector<Clique> cliques_;  // Guarded by mutex_.
-  absl::Status closed_;          // Guarded by mutex_. OK while open.
+  mutable Mutex mutex_;
+  mutable CondVar changed_;
+  std::vector<Clique> cliques_ ABSL_GUARDED_BY(mutex_);
+  absl::Status closed_ ABSL_GUARDED_BY(mutex_);  // OK while open.
 };
 
 absl::string_view StateName(CliqueTable::State state);

@@ -58,9 +58,9 @@ Formation::~Formation() {
   }
   for (std::thread& thread : connects_) thread.join();
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     ended_ = true;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   sender_.join();
 }
@@ -128,14 +128,14 @@ void Formation::OnGo(const v1::Go& go) {
   slot = std::make_shared<Try>();
   slot->attempt = go.attempt();
   slot->connecting = *std::move(begun);
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   for (const auto& [index, value] : slot->connecting->slots()) {
     v1::Slot& published = *slots_.add_slots();
     *published.mutable_attempt() = go.attempt();
     published.set_index(index);
     published.set_value(value);
   }
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 void Formation::OnSlots(const v1::Slots& slots) {
@@ -153,7 +153,7 @@ void Formation::Connect(const std::shared_ptr<Try>& attempt,
   absl::StatusOr<std::shared_ptr<Communicator>> connected =
       attempt->connecting->Connect(slots);
   if (connected.ok()) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     attempt->communicator = *std::move(connected);
   }
   Report(attempt->attempt, connected.status());
@@ -163,7 +163,7 @@ void Formation::OnActive(const v1::Attempt& attempt) {
   if (cliques_.IsActive(attempt)) return;
   std::shared_ptr<Communicator> communicator;
   if (const std::shared_ptr<Try> found = Find(attempt); found != nullptr) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     communicator = std::move(found->communicator);
   }
   if (communicator == nullptr) {
@@ -203,26 +203,26 @@ std::shared_ptr<Formation::Try> Formation::Find(
 }
 
 void Formation::Report(const v1::Attempt& attempt, const absl::Status& status) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   v1::CommunicatorReport& report = *reports_.add_reports();
   *report.mutable_attempt() = attempt;
   report.set_ok(status.ok());
   if (!status.ok()) report.set_message(std::string(status.message()));
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 void Formation::SendOutbox() {
-  std::unique_lock<std::mutex> lock(mutex_);
+  MutexLock lock(mutex_);
   while (true) {
-    changed_.wait(lock, [this] {
-      return ended_ || slots_.slots_size() > 0 || reports_.reports_size() > 0;
-    });
+    while (!ended_ && slots_.slots().empty() && reports_.reports().empty()) {
+      changed_.Wait(lock);
+    }
     // Once the call has ended, its attempts have too, and nobody wants the
     // rest.
     if (ended_) return;
     v1::PublishSlotsRequest slots = std::exchange(slots_, {});
     v1::ReportCommunicatorsRequest reports = std::exchange(reports_, {});
-    lock.unlock();
+    lock.Unlock();
     *slots.mutable_caller() = caller_;
     *reports.mutable_caller() = caller_;
     SendBatch(slots, slots.mutable_slots(), [this](const auto& request) {
@@ -231,7 +231,7 @@ void Formation::SendOutbox() {
     SendBatch(reports, reports.mutable_reports(), [this](const auto& request) {
       return client_.ReportCommunicators(request).status();
     });
-    lock.lock();
+    lock.Lock();
   }
 }
 

@@ -4,12 +4,10 @@
 #ifndef WORKER_AGENT_FORMATION_H_
 #define WORKER_AGENT_FORMATION_H_
 
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -17,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "client/cc/coordinator_client.h"
+#include "proto/sync/mutex.h"
 #include "shardwright/v1/communicator.pb.h"
 #include "worker/agent/clique_table.h"
 #include "worker/comm/communicator.h"
@@ -71,11 +70,11 @@ class Formation {
   std::map<std::string, std::shared_ptr<Try>> tries_;
   std::vector<std::thread> connects_;
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  v1::PublishSlotsRequest slots_;           // Guarded by mutex_.
-  v1::ReportCommunicatorsRequest reports_;  // Guarded by mutex_.
-  bool ended_ = false;                      // Guarded by mutex_.
+  Mutex mutex_;
+  CondVar changed_;
+  v1::PublishSlotsRequest slots_ ABSL_GUARDED_BY(mutex_);
+  v1::ReportCommunicatorsRequest reports_ ABSL_GUARDED_BY(mutex_);
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
 
   std::thread sender_;
 };

@@ -3,10 +3,8 @@
 
 #include "worker/agent/formation.h"
 
-#include <condition_variable>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
@@ -40,17 +38,17 @@ class Member {
   Member(int position, LoopbackFactory& factory) : position_(position) {
     connection_->publish_slots = [this](const v1::PublishSlotsRequest& request)
         -> absl::StatusOr<v1::PublishSlotsResponse> {
-      const std::lock_guard<std::mutex> lock(mutex_);
+      const MutexLock lock(mutex_);
       for (const v1::Slot& slot : request.slots()) slots_.push_back(slot);
-      changed_.notify_all();
+      changed_.NotifyAll();
       return v1::PublishSlotsResponse();
     };
     connection_->report_communicators =
         [this](const v1::ReportCommunicatorsRequest& request)
         -> absl::StatusOr<v1::ReportCommunicatorsResponse> {
-      const std::lock_guard<std::mutex> lock(mutex_);
+      const MutexLock lock(mutex_);
       for (const auto& report : request.reports()) reports_.push_back(report);
-      changed_.notify_all();
+      changed_.NotifyAll();
       return v1::ReportCommunicatorsResponse();
     };
     cliques_.Reset({{kClique, "tp", {10, 11}}}, absl::OkStatus());
@@ -112,16 +110,16 @@ class Member {
  private:
   template <typename T>
   T Take(std::vector<T>& items) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [&] { return !items.empty(); });
+    MutexLock lock(mutex_);
+    while (items.empty()) changed_.Wait(lock);
     T item = items.front();
     items.erase(items.begin());
     return item;
   }
 
   const int position_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
+  Mutex mutex_;
+  CondVar changed_;
   std::vector<v1::Slot> slots_;
   std::vector<v1::CommunicatorReport> reports_;
   ScriptedConnection::OnForm on_event_;

@@ -9,7 +9,6 @@
 #include <csignal>
 #include <cstring>
 #include <exception>
-#include <mutex>
 #include <thread>
 #include <utility>
 
@@ -19,6 +18,7 @@
 #include "gloo/transport/unbound_buffer.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
+#include "proto/sync/mutex.h"
 #include "worker/comm/gloo_mesh.h"
 
 namespace shardwright {
@@ -68,12 +68,12 @@ class GlooCommunicator : public Communicator {
   }
 
   absl::Status status() const override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     return end_;
   }
 
   void Abort(const absl::Status& why) override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     if (!end_.ok()) return;
     end_ = why;
     CloseLocked();
@@ -86,7 +86,8 @@ class GlooCommunicator : public Communicator {
   // False: aborted.
   bool Transfer(UnboundBuffer& in, UnboundBuffer& out,
                 absl::Span<const int64_t> byte_counts, absl::Time deadline,
-                std::vector<bool>& heard);
+                std::vector<bool>& heard)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
 
   // Waits for a connection to break and ends the communicator then. Gloo tells
   // only those who wait for that very peer: without this, a member that has had
@@ -96,7 +97,7 @@ class GlooCommunicator : public Communicator {
 
   // Whether an operation runs that has waited long enough.
   bool timed_out() const {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     return out_ != nullptr && absl::Now() >= deadline_;
   }
 
@@ -109,7 +110,7 @@ class GlooCommunicator : public Communicator {
                     bool timed_out, absl::Duration timeout);
 
   // Peers see their connections break, and the operation that waits here wakes.
-  void CloseLocked() {
+  void CloseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     context_->closeConnections();
     if (in_ != nullptr) in_->abortWaitSend();
     if (out_ != nullptr) out_->abortWaitRecv();
@@ -120,14 +121,15 @@ class GlooCommunicator : public Communicator {
   const GlooOptions options_;
   const std::unique_ptr<GlooMesh> context_;
 
-  std::mutex operation_mutex_;  // Taken before mutex_.
-  uint64_t next_tag_ = 0;       // Guarded by operation_mutex_.
+  Mutex operation_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
+  uint64_t next_tag_ ABSL_GUARDED_BY(operation_mutex_) = 0;
 
-  mutable std::mutex mutex_;
-  absl::Status end_;              // Guarded by mutex_. OK until it is over.
-  UnboundBuffer* in_ = nullptr;   // Guarded by mutex_. Of the operation that
-  UnboundBuffer* out_ = nullptr;  // runs,
-  absl::Time deadline_;           // and when it shall have ended.
+  mutable Mutex mutex_;
+  absl::Status end_ ABSL_GUARDED_BY(mutex_);  // OK until it is over.
+  // Of the operation that runs, and when it shall have ended.
+  UnboundBuffer* in_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  UnboundBuffer* out_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  absl::Time deadline_ ABSL_GUARDED_BY(mutex_);
 
   char watched_byte_ = 0;                 // Nothing ever arrives here.
   std::unique_ptr<UnboundBuffer> watch_;  // Guarded by mutex_ until it is set.
@@ -173,7 +175,7 @@ absl::Status GlooCommunicator::Connect(const std::vector<std::string>& slots) {
 absl::Status GlooCommunicator::StartWatching() {
   std::string what;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     if (!end_.ok()) return end_;
     try {
       watch_ = context_->createUnboundBuffer(&watched_byte_, 1);
@@ -205,12 +207,12 @@ absl::Status GlooCommunicator::Exchange(absl::Span<const char> input,
                                         absl::Span<const int64_t> byte_counts,
                                         absl::Span<char> output,
                                         absl::Duration timeout) {
-  const std::lock_guard<std::mutex> operation_lock(operation_mutex_);
+  const MutexLock operation_lock(operation_mutex_);
   std::vector<bool> heard(size(), false);
   heard[position()] = true;
   const absl::Time deadline = absl::Now() + timeout;
   const auto set_operation = [&](UnboundBuffer* in, UnboundBuffer* out) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     in_ = in;
     out_ = out;
     deadline_ = deadline;

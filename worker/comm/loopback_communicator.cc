@@ -1,13 +1,12 @@
 #include "worker/comm/loopback_communicator.h"
 
-#include <condition_variable>
 #include <cstring>
-#include <mutex>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
+#include "proto/sync/mutex.h"
 
 namespace shardwright {
 namespace {
@@ -28,7 +27,7 @@ class Clique {
   // Returns the inputs of all, when all have come.
   absl::StatusOr<std::shared_ptr<const Inputs>> Exchange(
       int position, std::string input, absl::Duration timeout) {
-    std::unique_lock<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     RETURN_IF_ERROR(end_);
     inputs_[position] = std::move(input);
     arrived_[position] = true;
@@ -38,23 +37,25 @@ class Clique {
       inputs_.assign(ranks_.size(), "");
       arrived_.assign(ranks_.size(), false);
       ++round_;
-      changed_.notify_all();
+      changed_.NotifyAll();
       return result_;
     }
-    changed_.wait_for(lock, absl::ToChronoNanoseconds(timeout),
-                      [&] { return round_ != round || !end_.ok(); });
+    changed_.WaitFor(lock, timeout,
+                     [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+                       return round_ != round || !end_.ok();
+                     });
     if (round_ != round) return result_;
     EndLocked(PeersMissing(name_, Silent(), absl::FormatDuration(timeout)));
     return end_;
   }
 
   void End(const absl::Status& why) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     EndLocked(why);
   }
 
   absl::Status end() const {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     return end_;
   }
 
@@ -63,12 +64,13 @@ class Clique {
   }
 
  private:
-  void EndLocked(const absl::Status& why) {
+  void EndLocked(const absl::Status& why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (end_.ok()) end_ = why;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
 
-  std::vector<int64_t> Silent() const {
+  std::vector<int64_t> Silent() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     std::vector<int64_t> silent;
     for (size_t i = 0; i < ranks_.size(); ++i) {
       if (!arrived_[i]) silent.push_back(ranks_[i]);
@@ -79,13 +81,14 @@ class Clique {
   const std::string name_;
   const std::vector<int64_t> ranks_;
 
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  Inputs inputs_;  // All that follow: guarded by mutex_.
-  std::vector<bool> arrived_;
-  std::shared_ptr<const Inputs> result_;  // Of the round before.
-  int64_t round_ = 0;
-  absl::Status end_;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  Inputs inputs_ ABSL_GUARDED_BY(mutex_);
+  std::vector<bool> arrived_ ABSL_GUARDED_BY(mutex_);
+  // Of the round before.
+  std::shared_ptr<const Inputs> result_ ABSL_GUARDED_BY(mutex_);
+  int64_t round_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Status end_ ABSL_GUARDED_BY(mutex_);
 };
 
 class LoopbackCommunicator : public Communicator {
@@ -110,7 +113,7 @@ class LoopbackCommunicator : public Communicator {
   absl::Status AllGatherV(absl::Span<const char> input,
                           absl::Span<const int64_t> byte_counts,
                           absl::Span<char> output) override {
-    const std::lock_guard<std::mutex> lock(operation_mutex_);
+    const MutexLock lock(operation_mutex_);
     absl::StatusOr<std::shared_ptr<const Inputs>> inputs = clique_->Exchange(
         position_, std::string(input.begin(), input.end()), timeout_);
     RETURN_IF_ERROR(OwnEnd());
@@ -133,7 +136,7 @@ class LoopbackCommunicator : public Communicator {
 
   void Abort(const absl::Status& why) override {
     {
-      const std::lock_guard<std::mutex> lock(end_mutex_);
+      const MutexLock lock(end_mutex_);
       if (own_end_.ok()) own_end_ = why;
     }
     clique_->EndAsLost(position_);
@@ -141,7 +144,7 @@ class LoopbackCommunicator : public Communicator {
 
  private:
   absl::Status OwnEnd() const {
-    const std::lock_guard<std::mutex> lock(end_mutex_);
+    const MutexLock lock(end_mutex_);
     return own_end_;
   }
 
@@ -149,16 +152,18 @@ class LoopbackCommunicator : public Communicator {
   const int position_;
   const absl::Duration timeout_;
 
-  std::mutex operation_mutex_;
-  mutable std::mutex end_mutex_;
-  absl::Status own_end_;  // Guarded by end_mutex_. What Abort() was given.
+  Mutex operation_mutex_;
+  mutable Mutex end_mutex_;
+  // What Abort() was given.
+  absl::Status own_end_ ABSL_GUARDED_BY(end_mutex_);
 };
 
 }  // namespace
 
 struct LoopbackFactory::Hub {
-  std::mutex mutex;
-  std::map<uint64_t, std::weak_ptr<Clique>> cliques;  // By identity.
+  Mutex mutex;
+  // By identity.
+  std::map<uint64_t, std::weak_ptr<Clique>> cliques ABSL_GUARDED_BY(mutex);
 };
 
 namespace {
@@ -201,7 +206,7 @@ LoopbackFactory::LoopbackFactory(absl::Duration timeout)
 
 absl::StatusOr<std::unique_ptr<CommunicatorAttempt>> LoopbackFactory::Begin(
     const CliqueAttempt& attempt) {
-  const std::lock_guard<std::mutex> lock(hub_->mutex);
+  const MutexLock lock(hub_->mutex);
   std::weak_ptr<Clique>& known = hub_->cliques[attempt.identity];
   std::shared_ptr<Clique> clique = known.lock();
   if (clique == nullptr) {

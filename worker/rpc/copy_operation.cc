@@ -42,7 +42,7 @@ absl::StatusOr<Bytes> FindInSegment(const std::string& name,
 absl::StatusOr<CopyOperation> CopyOperation::Create(
     const v1::CopyOperation& message, SessionMemory memory,
     CopyOutputs outputs) {
-  CopyOperation operation(message, std::move(memory), outputs);
+  CopyOperation operation(message, std::move(memory));
   ASSIGN_OR_RETURN(operation.table_, CopyTableFromProto(message.table()));
   const bool writes_sources = outputs == CopyOutputs::kSources;
   for (int i = 0; i < message.sources_size(); ++i) {

@@ -58,16 +58,14 @@ class CopyOperation {
   std::vector<std::string> TakeInlineOutputs();
 
  private:
-  CopyOperation(const v1::CopyOperation& message, SessionMemory memory,
-                CopyOutputs outputs)
-      : message_(&message), memory_(std::move(memory)), outputs_(outputs) {}
+  CopyOperation(const v1::CopyOperation& message, SessionMemory memory)
+      : message_(&message), memory_(std::move(memory)) {}
 
   absl::StatusOr<Bytes> Find(const std::string& name, const v1::Tensor& tensor,
                              bool is_output);
 
   const v1::CopyOperation* message_;
   SessionMemory memory_;
-  CopyOutputs outputs_;
   CopyTable table_;
   std::vector<Bytes> sources_;
   Bytes destination_;

@@ -43,7 +43,7 @@ absl::StatusOr<std::string> SessionTable::Open(
                      SharedMemory::Map(segment.name(), segment.size_bytes()));
     segments.push_back(std::move(mapped));
   }
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   if (sessions_.size() >= kSessionsMax) {
     return Error(absl::StatusCode::kResourceExhausted, "TOO_MANY_SESSIONS",
                  absl::StrCat(kSessionsMax,
@@ -58,7 +58,7 @@ absl::StatusOr<std::string> SessionTable::Open(
 void SessionTable::Close(const std::string& id) {
   SessionMemory memory;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto found = sessions_.find(id);
     if (found == sessions_.end()) return;
     memory = std::move(found->second);
@@ -68,7 +68,7 @@ void SessionTable::Close(const std::string& id) {
 }
 
 absl::StatusOr<SessionMemory> SessionTable::Find(const std::string& id) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   const auto found = sessions_.find(id);
   if (found != sessions_.end()) return found->second;
   return Error(absl::StatusCode::kNotFound, "SESSION_NOT_FOUND",
@@ -77,7 +77,7 @@ absl::StatusOr<SessionMemory> SessionTable::Find(const std::string& id) const {
 }
 
 int SessionTable::count() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   return static_cast<int>(sessions_.size());
 }
 

@@ -4,12 +4,12 @@
 #define WORKER_RPC_SESSION_TABLE_H_
 
 #include <memory>
-#include <mutex>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "proto/sync/mutex.h"
 #include "shardwright/v1/worker.pb.h"
 #include "worker/rpc/shared_memory.h"
 
@@ -46,8 +46,9 @@ class SessionTable {
   int count() const;
 
  private:
-  mutable std::mutex mutex_;
-  std::unordered_map<std::string, SessionMemory> sessions_;
+  mutable Mutex mutex_;
+  std::unordered_map<std::string, SessionMemory> sessions_
+      ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace shardwright

@@ -3,12 +3,12 @@
 #ifndef WORKER_RPC_WORK_QUEUE_H_
 #define WORKER_RPC_WORK_QUEUE_H_
 
-#include <condition_variable>
 #include <deque>
 #include <functional>
-#include <mutex>
 #include <thread>
 #include <vector>
+
+#include "proto/sync/mutex.h"
 
 namespace shardwright {
 
@@ -27,10 +27,10 @@ class WorkQueue {
  private:
   void Run();
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<std::function<void()>> work_;  // Guarded by mutex_.
-  bool stopping_ = false;                   // Guarded by mutex_.
+  Mutex mutex_;
+  CondVar changed_;
+  std::deque<std::function<void()>> work_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> threads_;
 };
 
