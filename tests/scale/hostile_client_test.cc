@@ -1,0 +1,184 @@
+// A hostile client changes nothing: not what a server holds, not whom it
+// serves, and in the end not how much of the machine it has. What a first round
+// leaves behind (arenas, pools, threads) is allowed; what every round adds is a
+// leak.
+
+#include "tests/scale/hostile_client.h"
+
+#include <chrono>
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "proto/status/status_matchers.h"
+#include "shardwright/v1/barrier.grpc.pb.h"
+#include "shardwright/v1/communicator.grpc.pb.h"
+#include "shardwright/v1/diagnostics.grpc.pb.h"
+#include "shardwright/v1/layout.grpc.pb.h"
+#include "shardwright/v1/membership.grpc.pb.h"
+#include "shardwright/v1/plan.grpc.pb.h"
+#include "shardwright/v1/worker.grpc.pb.h"
+#include "tests/scale/server_process.h"
+#include "tests/scale/simulated_members.h"
+
+namespace shardwright {
+namespace {
+
+constexpr int kWarmUpRounds = 2;
+constexpr int kRounds = 4;
+constexpr int kSessions = 1000;
+
+// Noise of the allocator. 1,000 sessions that stay behind are 10 MB a round.
+constexpr int64_t kGrowthMax = int64_t{24} << 20;
+
+constexpr std::chrono::seconds kPatience(60);
+
+// Runs `round` until the server has its size, then a few times more.
+void ExpectNothingIsLeft(const ServerProcess& server,
+                         const std::function<void()>& round) {
+  for (int i = 0; i < kWarmUpRounds; ++i) round();
+  const ProcessUse before = server.Use();
+  for (int i = 0; i < kRounds; ++i) round();
+  ASSERT_TRUE(server.Running());
+  // Connections end when the server has noticed.
+  ProcessUse after = server.Use();
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (after.open_files > before.open_files + 8 &&
+         std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    after = server.Use();
+  }
+  EXPECT_LE(after.open_files, before.open_files + 8);
+  EXPECT_LE(after.threads, before.threads + 8);
+  EXPECT_LE(after.resident_bytes - before.resident_bytes, kGrowthMax)
+      << before.resident_bytes << " bytes became " << after.resident_bytes;
+}
+
+// What the coordinator holds, as its own answers say it.
+std::string StateOf(const std::shared_ptr<grpc::Channel>& channel) {
+  std::string state;
+  {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + kPatience);
+    v1::ListLayoutsResponse layouts;
+    EXPECT_TRUE(v1::LayoutService::Stub(channel)
+                    .ListLayouts(&context, {}, &layouts)
+                    .ok());
+    state += layouts.DebugString();
+  }
+  {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + kPatience);
+    v1::GetLayoutRequest request;
+    request.set_job("scale");
+    v1::GetLayoutResponse layout;
+    EXPECT_TRUE(v1::LayoutService::Stub(channel)
+                    .GetLayout(&context, request, &layout)
+                    .ok());
+    state += layout.DebugString();
+  }
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + kPatience);
+  v1::ListMembersRequest request;
+  request.set_job("scale");
+  v1::ListMembersResponse members;
+  EXPECT_TRUE(v1::MembershipService::Stub(channel)
+                  .ListMembers(&context, request, &members)
+                  .ok());
+  for (v1::Member& member : *members.mutable_members()) {
+    member.clear_expire_time();  // A member that renews its lease may go on.
+    member.clear_last_seen_time();
+  }
+  return state + members.DebugString();
+}
+
+class HostileClientTest : public ::testing::Test {
+ protected:
+  HostileClientTest()
+      : coordinator_("coordinator/coordinatord",
+                     {"--store", "memory", "--lease-ttl", "600", "--log-level",
+                      "warning"}),
+        members_(coordinator_.address(), 8) {}
+
+  ServerProcess coordinator_;
+  SimulatedMembers members_;
+};
+
+TEST_F(HostileClientTest, TheCoordinatorIsAsItWas) {
+  const std::vector<int64_t> ranks = {0, 1, 2, 3, 4, 5, 6, 7};
+  ASSERT_THAT(members_.Register(ranks), IsOk());
+  const std::string state = StateOf(members_.channel());
+  v1::SessionRequest first;
+  first.mutable_caller()->mutable_member()->set_job("scale");
+  first.mutable_caller()->mutable_member()->set_kind(v1::WORKER);
+  first.mutable_caller()->set_incarnation(1);  // Rank 0, which it is not.
+  first.mutable_caller()->set_generation(1);
+  const v1::WatchLayoutsRequest watch;
+  int seed = 0;
+  ExpectNothingIsLeft(coordinator_, [&] {
+    HostileClient client(
+        coordinator_.address(),
+        {"shardwright.v1.LayoutService", "shardwright.v1.MembershipService",
+         "shardwright.v1.CommunicatorService", "shardwright.v1.BarrierService",
+         "shardwright.v1.PlanService", "shardwright.v1.DiagnosticsService"},
+        "scale", ++seed);
+    client.SendRandomBytes();
+    client.SendHostileValues();
+    client.SendUnknownFields();
+    client.SendGiantMetadata();
+    client.SendOddDeadlines();
+    const std::string kSession = "/shardwright.v1.MembershipService/Session";
+    client.OpenAndLeave(kSession, kSessions, nullptr);
+    client.OpenAndLeave(kSession, kSessions, &first);
+    client.OpenAndLeave("/shardwright.v1.LayoutService/WatchLayouts", 100,
+                        &watch);
+    client.SendGarbage();
+  });
+  EXPECT_EQ(StateOf(members_.channel()), state);
+  members_.StartBarrier(ranks, "after", kPatience);
+  for (const WaitResult& result : members_.Wait()) {
+    EXPECT_THAT(result.status, IsOk());
+  }
+}
+
+TEST_F(HostileClientTest, TheWorkerIsAsItWas) {
+  const ServerProcess worker("worker/workerd",
+                             {"--coordinator", coordinator_.address(), "--job",
+                              "scale", "--rank", "3"});
+  const auto channel =
+      grpc::CreateChannel(worker.address(), grpc::InsecureChannelCredentials());
+  const auto describe = [&] {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + kPatience);
+    v1::WorkerDescription description;
+    EXPECT_TRUE(v1::WorkerService::Stub(channel)
+                    .DescribeWorker(&context, {}, &description)
+                    .ok());
+    description.clear_phase();  // It goes on with forming.
+    description.clear_cliques();
+    return description.DebugString();
+  };
+  const std::string state = describe();
+  const v1::OpenSessionRequest no_segments;
+  int seed = 0;
+  ExpectNothingIsLeft(worker, [&] {
+    HostileClient client(worker.address(), {"shardwright.v1.WorkerService"},
+                         "scale", ++seed);
+    client.SendRandomBytes();
+    client.SendHostileValues();
+    client.SendUnknownFields();
+    client.SendGiantMetadata();
+    client.SendOddDeadlines();
+    const std::string kSession = "/shardwright.v1.WorkerService/OpenSession";
+    client.OpenAndLeave(kSession, kSessions, nullptr);
+    client.OpenAndLeave(kSession, kSessions, &no_segments);
+    client.SendGarbage();
+  });
+  EXPECT_EQ(describe(), state);
+}
+
+}  // namespace
+}  // namespace shardwright
