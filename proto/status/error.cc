@@ -13,6 +13,44 @@ namespace {
 constexpr absl::string_view kPayloadUrl =
     "type.googleapis.com/shardwright.v1.ErrorDetail";
 
+// Length of the UTF-8 character that `text` begins with; 0 if there is none.
+size_t CharacterLength(absl::string_view text) {
+  const auto at = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char first = at(0);
+  if (first < 0x80) return 1;
+  if (first < 0xc2 || first > 0xf4) return 0;
+  const size_t length = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+  if (text.size() < length) return 0;
+  for (size_t i = 1; i < length; ++i) {
+    if ((at(i) & 0xc0) != 0x80) return 0;
+  }
+  const bool overlong =
+      (first == 0xe0 && at(1) < 0xa0) || (first == 0xf0 && at(1) < 0x90);
+  const bool surrogate = first == 0xed && at(1) >= 0xa0;
+  const bool too_high = first == 0xf4 && at(1) >= 0x90;
+  return overlong || surrogate || too_high ? 0 : length;
+}
+
+// Bytes that are no UTF-8 become '?'. What is quoted from a file may have such,
+// and so may what was cut; protobuf refuses to parse them, and the receiver
+// would have no reason at all.
+void MakeUtf8(std::string& text) {
+  for (size_t i = 0; i < text.size();) {
+    const size_t length = CharacterLength(absl::string_view(text).substr(i));
+    if (length == 0) text[i] = '?';
+    i += std::max<size_t>(1, length);
+  }
+}
+
+void MakeUtf8(v1::ErrorDetail& detail) {
+  for (auto& [key, value] : *detail.mutable_metadata()) MakeUtf8(value);
+  for (v1::Violation& violation : *detail.mutable_violations()) {
+    MakeUtf8(*violation.mutable_field());
+    MakeUtf8(*violation.mutable_description());
+    MakeUtf8(*violation.mutable_hint());
+  }
+}
+
 // Of one text, where not all fit. Five of each fit the budget.
 constexpr size_t kReasonBytesMax = 64;
 constexpr size_t kValueBytesMax = 256;
@@ -70,7 +108,10 @@ absl::Status Error(absl::StatusCode code, absl::string_view message,
                    v1::ErrorDetail detail) {
   detail.set_domain("shardwright");
   Fit(detail);
-  absl::Status status(code, message);
+  MakeUtf8(detail);
+  std::string text(message);
+  MakeUtf8(text);
+  absl::Status status(code, text);
   status.SetPayload(kPayloadUrl, absl::Cord(detail.SerializeAsString()));
   return status;
 }

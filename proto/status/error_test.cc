@@ -59,6 +59,26 @@ TEST(ErrorTest, CutsOneHugeViolation) {
   EXPECT_EQ(cut.reason(), "INVALID_LAYOUT");
 }
 
+// One byte that is not UTF-8, and the receiver could not parse the detail.
+TEST(ErrorTest, WhatIsQuotedCannotSpoilTheReason) {
+  v1::ErrorDetail detail;
+  detail.set_reason("INVALID_LAYOUT");
+  (*detail.mutable_metadata())["job"] = "\xff";
+  v1::Violation& violation = *detail.add_violations();
+  violation.set_field("f\xc3");
+  violation.set_description("'\xe2\x82' \xed\xa0\x80 \xc0\xaf \xf5");
+  violation.set_hint("\xe2\x82\xac stays");
+  const absl::Status status = Error(absl::StatusCode::kInvalidArgument,
+                                    "cut: \xc3", std::move(detail));
+  EXPECT_EQ(status.message(), "cut: ?");
+  const v1::ErrorDetail sent = DetailOf(status);
+  EXPECT_EQ(sent.reason(), "INVALID_LAYOUT");
+  EXPECT_EQ(sent.metadata().at("job"), "?");
+  EXPECT_EQ(sent.violations(0).field(), "f?");
+  EXPECT_EQ(sent.violations(0).description(), "'\?\?' \?\?\? \?\? \?");
+  EXPECT_EQ(sent.violations(0).hint(), "\xe2\x82\xac stays");
+}
+
 TEST(CompressRanksTest, JoinsNeighbours) {
   EXPECT_EQ(CompressRanks({}).ranges(), "");
   EXPECT_EQ(CompressRanks({5}).ranges(), "5");
