@@ -55,6 +55,22 @@ absl::Status CheckOverlaps(absl::Span<const ConstBytes> sources,
   return absl::OkStatus();
 }
 
+// One row of the fill value. Empty if no row is filled: `row_bytes` is bounded
+// only by rows that exist.
+std::vector<char> FillRow(const CopyTable& table, int64_t row_bytes,
+                          ConstBytes fill_value) {
+  if (std::none_of(
+          table.entries().begin(), table.entries().end(),
+          [](const RowCopy& e) { return e.source == RowCopy::kFill; })) {
+    return {};
+  }
+  std::vector<char> row(row_bytes, 0);
+  for (size_t i = 0; !fill_value.empty() && i < row.size(); ++i) {
+    row[i] = fill_value[i % fill_value.size()];
+  }
+  return row;
+}
+
 void FillRows(Bytes destination, const RowCopy& entry, int64_t row_bytes,
               const std::vector<char>& fill_row) {
   char* to = destination.data() + entry.destination_row * row_bytes;
@@ -127,10 +143,7 @@ absl::Status RunForward(const CopyTable& table, int64_t row_bytes,
                         ConstBytes fill_value) {
   RETURN_IF_ERROR(CheckCopies(table, row_bytes, sources, destination,
                               fill_value, Direction::kForward));
-  std::vector<char> fill_row(row_bytes, 0);
-  for (size_t i = 0; !fill_value.empty() && i < fill_row.size(); ++i) {
-    fill_row[i] = fill_value[i % fill_value.size()];
-  }
+  const std::vector<char> fill_row = FillRow(table, row_bytes, fill_value);
   for (const RowCopy& entry : table.entries()) {
     if (entry.source == RowCopy::kFill) {
       FillRows(destination, entry, row_bytes, fill_row);

@@ -271,5 +271,13 @@ TEST(ExecutorTest, AnEmptyTableMovesNothing) {
   EXPECT_THAT(RunAdjoint(CopyTable(), 8, {}, {}), IsOk());
 }
 
+// No row, so no byte: but a row of them would not fit any memory.
+TEST(ExecutorTest, ARowSizeThatNoRowHasCostsNothing) {
+  const CopyTable empty;
+  const int64_t row_bytes = int64_t{1} << 62;
+  EXPECT_THAT(RunForward(empty, row_bytes, {}, {}), IsOk());
+  EXPECT_THAT(RunAdjoint(empty, row_bytes, {}, {}), IsOk());
+}
+
 }  // namespace
 }  // namespace shardwright
