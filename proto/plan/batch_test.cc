@@ -252,5 +252,29 @@ INSTANTIATE_TEST_SUITE_P(
     }),
     [](const auto& info) { return info.param.name; });
 
+// Each of these is a few megabytes on the wire.
+TEST(CheckBatchTest, ARefusalCostsLittleWhateverIsWrong) {
+  constexpr int kMany = 1 << 17;
+  const std::string long_name(1 << 20, 'x');
+  const Layout layout = LayoutOf(1, 1, false);
+  std::vector<Batch> batches(5, ValidBatch());
+  batches[0].samples.resize(kMany);
+  for (int i = 0; i < kMany; ++i) {
+    batches[1].special_token_ids[absl::StrCat("m", i)] = i;
+    batches[2].counts[absl::StrCat("m", i)] = i;
+  }
+  batches[3].special_token_ids[long_name] = 1;
+  batches[3].counts[long_name + "y"] = 1;
+  batches[4].cu_seqlens_padded.resize(kMany);
+  for (const Batch& batch : batches) {
+    const Problems problems = CheckBatch(layout, batch);
+    EXPECT_FALSE(problems.empty());
+    EXPECT_LE(problems.size(), kProblemsMax);
+    for (const Problem& problem : problems) {
+      EXPECT_LE(problem.field.size() + problem.description.size(), 1000);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace shardwright

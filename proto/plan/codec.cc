@@ -36,10 +36,11 @@ void CheckUnknownFields(const google::protobuf::Message& message,
   const google::protobuf::UnknownFieldSet& unknown =
       reflection.GetUnknownFields(message);
   for (int i = 0; i < unknown.field_count(); ++i) {
-    problems.push_back({path,
-                        absl::StrCat("field number ", unknown.field(i).number(),
-                                     " is unknown to this version"),
-                        "the sender is newer"});
+    if (problems.size() >= kProblemsMax) return;
+    AddProblem(problems, path,
+               absl::StrCat("field number ", unknown.field(i).number(),
+                            " is unknown to this version"),
+               "the sender is newer");
   }
   std::vector<const google::protobuf::FieldDescriptor*> fields;
   reflection.ListFields(message, &fields);

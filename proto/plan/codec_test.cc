@@ -169,5 +169,14 @@ TEST(CodecTest, GroupsOfMoreRanksThanALayoutHasAreNotExpanded) {
   EXPECT_THAT(RanksOf(group), IsEmpty());
 }
 
+TEST(CodecTest, UnknownFieldsAreNotListedWithoutEnd) {
+  v1::Layout layout;
+  for (int i = 0; i < 1 << 17; ++i) {
+    layout.GetReflection()->MutableUnknownFields(&layout)->AddVarint(99, i);
+  }
+  EXPECT_LE(CheckUnknownFields(layout).size(), kProblemsMax);
+  EXPECT_THAT(LayoutFromProto(layout), HasReason("INVALID_LAYOUT"));
+}
+
 }  // namespace
 }  // namespace shardwright

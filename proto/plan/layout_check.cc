@@ -18,6 +18,9 @@
 namespace shardwright {
 namespace {
 
+// Above what any order of all dimensions needs.
+constexpr size_t kOrderBytesMax = 64;
+
 // One size of a module by its field name.
 struct NamedSize {
   absl::string_view name;
@@ -62,6 +65,7 @@ class LayoutChecker {
   explicit LayoutChecker(const LayoutSpec& spec) : spec_(spec) {}
 
   Problems Check() && {
+    if (!CheckCounts()) return std::move(problems_);
     if (!IsValidName(spec_.name)) AddNameProblem("name", spec_.name);
     if (spec_.world_size < 1 || spec_.world_size > kWorldSizeMax) {
       Add("world_size", absl::StrCat("world_size=", spec_.world_size,
@@ -77,15 +81,29 @@ class LayoutChecker {
 
  private:
   void Add(std::string field, std::string description, std::string hint = "") {
-    problems_.push_back(
-        {std::move(field), std::move(description), std::move(hint)});
+    AddProblem(problems_, std::move(field), std::move(description),
+               std::move(hint));
+  }
+
+  // False: there are so many of something that the rest would cost too much.
+  bool CheckCounts() {
+    const size_t modules = spec_.modules.size();
+    if (modules > kModuleCountMax) {
+      Add("modules", absl::StrCat(modules, " modules are not in [1, ",
+                                  kModuleCountMax, "]"));
+    }
+    // Every module but one has at most one edge, to the language module.
+    if (spec_.edges.size() >= kModuleCountMax) {
+      Add("edges", absl::StrCat(spec_.edges.size(), " edges are above ",
+                                kModuleCountMax - 1));
+    }
+    return problems_.empty();
   }
 
   void AddNameProblem(std::string field, const std::string& name) {
     Add(std::move(field),
-        name.empty()
-            ? "is missing"
-            : absl::StrCat("'", name.substr(0, 80), "' is not a valid name"),
+        name.empty() ? "is missing"
+                     : absl::StrCat(QuoteName(name), " is not a valid name"),
         "1 to 63 of a-z, 0-9, '-', '_', '.', beginning with a letter or digit");
   }
 
@@ -95,20 +113,22 @@ class LayoutChecker {
 
   void CheckModuleList() {
     const size_t count = spec_.modules.size();
-    if (count < 1 || count > kModuleCountMax) {
-      Add("modules", absl::StrCat(count, " modules are not in [1, ",
-                                  kModuleCountMax, "]"));
+    if (count < 1) {
+      Add("modules",
+          absl::StrCat("0 modules are not in [1, ", kModuleCountMax, "]"));
       spans_known_ = false;
     }
     std::vector<std::string> languages;
     std::map<std::string, size_t> first_with_name;
     for (size_t i = 0; i < count; ++i) {
       const ModuleSpec& module = spec_.modules[i];
-      if (module.role == Role::kLanguage) languages.push_back(module.name);
+      if (module.role == Role::kLanguage) {
+        languages.push_back(module.name.substr(0, 80));
+      }
       const auto [first, is_new] = first_with_name.emplace(module.name, i);
       if (!is_new && !module.name.empty()) {
         Add(Path(i, "name"),
-            absl::StrCat("'", module.name, "' is the name of modules[",
+            absl::StrCat(QuoteName(module.name), " is the name of modules[",
                          first->second, "] already"));
       }
     }
@@ -282,24 +302,38 @@ class LayoutChecker {
 
   bool CheckOrder(size_t i, int64_t rank_count) {
     const ModuleSpec& m = spec_.modules[i];
-    if (m.order.empty()) return true;
     const std::string path = Path(i, "parallelism.order");
-    const size_t before = problems_.size();
+    if (m.order.size() > kOrderBytesMax) {
+      Add(path, absl::StrCat("has ", m.order.size(), " bytes, above ",
+                             kOrderBytesMax));
+      return false;
+    }
     std::vector<std::string> known = {"ep"};
     for (const auto& [name, dim] : OrderNames()) known.emplace_back(name);
+    bool valid = true;
     std::vector<std::string> seen;
-    for (const std::string& name :
-         std::vector<std::string>(absl::StrSplit(m.order, '-'))) {
-      if (std::find(known.begin(), known.end(), name) == known.end()) {
+    if (!m.order.empty()) seen = absl::StrSplit(m.order, '-');
+    for (auto name = seen.begin(); name != seen.end(); ++name) {
+      if (std::find(known.begin(), known.end(), *name) == known.end()) {
         Add(path,
-            absl::StrCat("'", name, "' in '", m.order,
+            absl::StrCat("'", *name, "' in '", m.order,
                          "' is not a dimension of the base view"),
-            DidYouMean(name, known));
-      } else if (std::find(seen.begin(), seen.end(), name) != seen.end()) {
-        Add(path, absl::StrCat("'", name, "' stands twice in '", m.order, "'"));
+            DidYouMean(*name, known));
+        valid = false;
+      } else if (std::find(seen.begin(), name, *name) != name) {
+        Add(path,
+            absl::StrCat("'", *name, "' stands twice in '", m.order, "'"));
+        return false;  // No grid has such dimensions.
       }
-      seen.push_back(name);
     }
+    return CheckOrderIsWhole(m, rank_count, seen, path) && valid;
+  }
+
+  bool CheckOrderIsWhole(const ModuleSpec& m, int64_t rank_count,
+                         const std::vector<std::string>& seen,
+                         const std::string& path) {
+    if (m.order.empty()) return true;
+    bool valid = true;
     const Grid grid = MakeGrids(m, rank_count).base;
     for (const auto& [name, dim] : OrderNames()) {
       if (grid.size(dim) > 1 &&
@@ -307,9 +341,10 @@ class LayoutChecker {
         Add(path,
             absl::StrCat("'", m.order, "' leaves out ", name,
                          ", whose size is ", grid.size(dim), " and not 1"));
+        valid = false;
       }
     }
-    return problems_.size() == before;
+    return valid;
   }
 
   // The spans must tile [0, world_size).
@@ -327,7 +362,7 @@ class LayoutChecker {
       }
       if (span.last >= spec_.world_size) {
         Add(Path(span.module, RankField(span.module)),
-            absl::StrCat("'", spec_.modules[span.module].name, "' has ",
+            absl::StrCat(QuoteName(spec_.modules[span.module].name), " has ",
                          RanksThat(std::max(span.first, spec_.world_size),
                                    span.last, "which is", "which are"),
                          " outside [0, world_size=", spec_.world_size, ")"));
@@ -355,9 +390,9 @@ class LayoutChecker {
 
   void AddOverlap(size_t a, size_t b, Rank first, Rank last) {
     Add(Path(b, RankField(b)),
-        absl::StrCat(RanksThat(first, last, "belongs", "belong"), " to both '",
-                     spec_.modules[a].name, "' and '", spec_.modules[b].name,
-                     "'"),
+        absl::StrCat(RanksThat(first, last, "belongs", "belong"), " to both ",
+                     QuoteName(spec_.modules[a].name), " and ",
+                     QuoteName(spec_.modules[b].name)),
         "modules on the same ranks (colocated) are not supported");
   }
 
@@ -371,14 +406,14 @@ class LayoutChecker {
       if (std::find(names.begin(), names.end(), name) != names.end()) return;
       Add(absl::StrCat(path, ".", field),
           name.empty() ? "is missing"
-                       : absl::StrCat("there is no module '", name, "'"),
+                       : absl::StrCat("there is no module ", QuoteName(name)),
           DidYouMean(name, names));
     };
     check_end("from", edge.from);
     check_end("to", edge.to);
     if (!edge.from.empty() && edge.from == edge.to) {
       Add(absl::StrCat(path, ".to"),
-          absl::StrCat("'", edge.to, "' cannot be joined to itself"));
+          absl::StrCat(QuoteName(edge.to), " cannot be joined to itself"));
     } else {
       CheckEdgeRoles(edge, path);
     }
@@ -394,14 +429,14 @@ class LayoutChecker {
     for (const ModuleSpec& module : spec_.modules) {
       if (module.name == edge.from && module.role == Role::kLanguage) {
         Add(absl::StrCat(path, ".from"),
-            absl::StrCat("'", edge.from,
-                         "' is the language module, and rows "
+            absl::StrCat(QuoteName(edge.from),
+                         " is the language module, and rows "
                          "go from encoders to it"),
             "swap from and to");
       } else if (module.name == edge.to && module.role == Role::kEncoder) {
         Add(absl::StrCat(path, ".to"),
-            absl::StrCat("'", edge.to,
-                         "' is an encoder, and rows go to the "
+            absl::StrCat(QuoteName(edge.to),
+                         " is an encoder, and rows go to the "
                          "language module"));
       }
     }

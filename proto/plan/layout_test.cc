@@ -333,6 +333,11 @@ INSTANTIATE_TEST_SUITE_P(
         {"DimensionTwice",
          [](LayoutSpec& s) { s.modules[1].order = "tp-cp-tp"; },
          "modules[1].parallelism.order", "'tp' stands twice"},
+        {"OrderTooLong",
+         [](LayoutSpec& s) { s.modules[1].order = std::string(65, 't'); },
+         "modules[1].parallelism.order", "has 65 bytes"},
+        {"TooManyEdges", [](LayoutSpec& s) { s.edges.resize(64); }, "edges",
+         "64 edges are above 63"},
         {"DimensionLeftOut", [](LayoutSpec& s) { s.modules[1].order = "tp"; },
          "modules[1].parallelism.order", "leaves out cp, whose size is 2"},
         {"PpGroupsDiffer",
@@ -372,6 +377,45 @@ TEST(LayoutTest, AllProblemsComeAtOnce) {
   spec.modules[1].rank_count = 5;
   spec.edges[0].to = "";
   EXPECT_GE(Layout::Check(spec).size(), 5);
+}
+
+int64_t BytesOf(const Problems& problems) {
+  int64_t bytes = 0;
+  for (const Problem& p : problems) {
+    bytes += p.field.size() + p.description.size() + p.hint.size();
+  }
+  return bytes;
+}
+
+// Each of these is a few megabytes on the wire and was gigabytes of problems,
+// or minutes of work, or undefined.
+TEST(LayoutTest, ARefusalCostsLittleWhateverIsWrong) {
+  constexpr int kMany = 1 << 17;
+  const std::string long_name(1 << 20, 'x');
+  std::vector<LayoutSpec> specs(7, Valid());
+  specs[0].modules[1].order = std::string(1 << 20, '-');
+  for (int i = 0; i < 64; ++i) specs[1].modules[1].order += "tp-";
+  specs[2].modules.resize(kMany);
+  for (int i = 0; i < kMany; ++i) {
+    specs[3].edges.push_back({absl::StrCat("a", i), "language"});
+  }
+  specs[4].edges[0].to = long_name;
+  specs[4].modules[0].name = long_name + "y";
+  specs[5].modules[0].name = specs[5].modules[1].name = long_name;
+  for (ModuleSpec& module : specs[5].modules) {
+    module.first_rank.reset();
+    module.rank_count.reset();
+    for (int i = 0; i < 2000; ++i) module.ranks.push_back(2 * i);
+  }
+  specs[6].modules[1].first_rank.reset();
+  specs[6].modules[1].rank_count.reset();
+  specs[6].modules[1].ranks.assign(kMany, -1);
+  for (const LayoutSpec& spec : specs) {
+    const Problems problems = Layout::Check(spec);
+    EXPECT_FALSE(problems.empty());
+    EXPECT_LE(problems.size(), kProblemsMax);
+    EXPECT_LE(BytesOf(problems), 1 << 20);
+  }
 }
 
 TEST(CliqueNameTest, RoundTripsAndRefusesTheRest) {

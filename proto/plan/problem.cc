@@ -11,6 +11,8 @@
 namespace shardwright {
 namespace {
 
+constexpr size_t kNameBytesMax = 80;
+
 // Levenshtein's distance, letters compared without case.
 size_t EditDistance(absl::string_view a, absl::string_view b) {
   std::vector<size_t> row(b.size() + 1);
@@ -28,6 +30,17 @@ size_t EditDistance(absl::string_view a, absl::string_view b) {
 }
 
 }  // namespace
+
+void AddProblem(Problems& problems, std::string field, std::string description,
+                std::string hint) {
+  if (problems.size() >= kProblemsMax) return;
+  problems.push_back(
+      {std::move(field), std::move(description), std::move(hint)});
+}
+
+std::string QuoteName(absl::string_view name) {
+  return absl::StrCat("'", name.substr(0, kNameBytesMax), "'");
+}
 
 absl::Status ProblemsToStatus(absl::string_view reason,
                               const Problems& problems) {
@@ -68,9 +81,11 @@ Problems ProblemsFromStatus(const absl::Status& status) {
 std::string NearestName(absl::string_view name,
                         const std::vector<std::string>& names) {
   std::string nearest;
+  if (name.size() > kNameBytesMax) return nearest;
   // A third of the letters may be wrong.
   size_t distance_max = std::max<size_t>(1, name.size() / 3);
   for (const std::string& candidate : names) {
+    if (candidate.size() > kNameBytesMax) continue;
     const size_t distance = EditDistance(name, candidate);
     if (distance <= distance_max) {
       nearest = candidate;

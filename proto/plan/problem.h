@@ -20,6 +20,16 @@ struct Problem {
 
 using Problems = std::vector<Problem>;
 
+// Enough to mend: what a refusal costs must not grow with what is wrong.
+inline constexpr size_t kProblemsMax = 1000;
+
+// Adds a problem, unless there are kProblemsMax.
+void AddProblem(Problems& problems, std::string field, std::string description,
+                std::string hint = "");
+
+// A name from outside as a message has it: in quotes, and cut to 80 bytes.
+std::string QuoteName(absl::string_view name);
+
 // OK if there are none. Else INVALID_ARGUMENT with `reason`, one violation a
 // problem, and a message that counts them and quotes the first ones.
 absl::Status ProblemsToStatus(absl::string_view reason,
@@ -29,7 +39,7 @@ absl::Status ProblemsToStatus(absl::string_view reason,
 Problems ProblemsFromStatus(const absl::Status& status);
 
 // The name nearest to `name`, if near enough to be a slip; else empty. For
-// hints.
+// hints. Names above 80 bytes are near to nothing.
 std::string NearestName(absl::string_view name,
                         const std::vector<std::string>& names);
 

@@ -82,8 +82,8 @@ void Fit(v1::ErrorDetail& detail) {
   }
   if (!Fits(detail) && detail.missing().ranges().size() > kRangesBytesMax) {
     v1::MemberSet& missing = *detail.mutable_missing();
-    missing.mutable_ranges()->resize(
-        missing.ranges().rfind(',', kRangesBytesMax));
+    const size_t comma = missing.ranges().rfind(',', kRangesBytesMax);
+    missing.mutable_ranges()->resize(comma == std::string::npos ? 0 : comma);
     missing.set_truncated(true);
   }
   if (Fits(detail)) return;
