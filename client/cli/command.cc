@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "proto/plan/problem.h"
+#include "client/cli/yaml_text.h"
 #include "proto/status/error.h"
 
 namespace shardwright {
@@ -74,14 +74,26 @@ std::string FormatError(const absl::Status& status) {
   if (!detail.missing().ranges().empty()) {
     absl::StrAppend(&text, "missing ranks: ", detail.missing().ranges(),
                     detail.missing().truncated() ? " and more" : "", "\n");
+    if (detail.missing().truncated() && !detail.missing().report().empty()) {
+      absl::StrAppend(&text, "all of them: shardctl explain missing ",
+                      detail.missing().report(), " --coordinator HOST:PORT\n");
+    }
   }
   const absl::string_view remedy = RemedyFor(detail.reason());
   if (!remedy.empty()) absl::StrAppend(&text, "try: ", remedy, "\n");
   return text;
 }
 
-void Console::PrintJson(const nlohmann::ordered_json& json) const {
-  out << json.dump() << '\n';
+absl::Status WithHint(const absl::Status& status, absl::string_view more) {
+  if (more.empty()) return status;
+  return Error(status.code(), absl::StrCat(status.message(), "; ", more),
+               DetailOf(status));
+}
+
+void Console::PrintDocument(const nlohmann::ordered_json& json,
+                            OutputFormat format) const {
+  out << (format == OutputFormat::kYaml ? FormatYaml(json) : json.dump())
+      << '\n';
 }
 
 void Console::Print(absl::string_view text) const { out << text; }
@@ -92,12 +104,22 @@ void OnChosen(CLI::App& command, Outcome& outcome,
       [&outcome, run = std::move(run)] { outcome.status = run(); });
 }
 
-void AddOutputOption(CLI::App& command, OutputFormat& format) {
+void AddOutputOption(CLI::App& command, Console& console,
+                     OutputFormat& format) {
   const std::map<std::string, OutputFormat> formats = {
-      {"table", OutputFormat::kTable}, {"json", OutputFormat::kJson}};
-  command.add_option("-o,--output", format, "table (default) or json")
+      {"table", OutputFormat::kTable},
+      {"wide", OutputFormat::kWide},
+      {"json", OutputFormat::kJson},
+      {"yaml", OutputFormat::kYaml}};
+  command
+      .add_option("-o,--output", format,
+                  "table for people, wide with more columns; json and yaml for "
+                  "programs")
       ->transform(CLI::CheckedTransformer(formats).description(""))
-      ->type_name("FORMAT");
+      ->type_name("table|wide|json|yaml");
+  command.add_flag_callback(
+      "--no-color", [&console] { console.terminal.color = false; },
+      "no colours, on a terminal either");
 }
 
 }  // namespace shardwright

@@ -33,16 +33,24 @@ ExitCode ExitCodeOf(const absl::Status& status);
 // "error: ..." with one line a problem, and what to try next if that is known.
 std::string FormatError(const absl::Status& status);
 
-enum class OutputFormat { kTable, kJson };
+enum class OutputFormat { kTable, kWide, kJson, kYaml };
 
-// Where a command prints: results to `out`, and all else nowhere but in the
-// status that it returns. Outlives the command.
+// Whether programs read it: JSON and YAML are the same document.
+inline bool IsDocument(OutputFormat format) {
+  return format == OutputFormat::kJson || format == OutputFormat::kYaml;
+}
+
+// Where a command prints: results to `out`, what became of them in the status
+// that it returns. Only those who watch say to `err` that they go on. Outlives
+// the command.
 struct Console {
   std::ostream& out;
+  std::ostream& err;
   Terminal terminal;
 
-  // One line: programs read it, and `jq` makes it pretty.
-  void PrintJson(const nlohmann::ordered_json& json) const;
+  // JSON is one line, which `jq` makes pretty. REQUIRES: IsDocument(format).
+  void PrintDocument(const nlohmann::ordered_json& json,
+                     OutputFormat format) const;
   void Print(absl::string_view text) const;
 };
 
@@ -51,12 +59,15 @@ struct Outcome {
   absl::Status status;
 };
 
+// `status`, and `more` in its message; its reason and details stay.
+absl::Status WithHint(const absl::Status& status, absl::string_view more);
+
 // Makes `command` run `run` when the command line names it.
 void OnChosen(CLI::App& command, Outcome& outcome,
               std::function<absl::Status()> run);
 
-// Adds -o. `format` outlives `command`.
-void AddOutputOption(CLI::App& command, OutputFormat& format);
+// Adds -o and --no-color. `console` and `format` outlive `command`.
+void AddOutputOption(CLI::App& command, Console& console, OutputFormat& format);
 
 }  // namespace shardwright
 

@@ -7,7 +7,10 @@
 #include <iterator>
 #include <utility>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "proto/plan/codec.h"
@@ -71,6 +74,22 @@ absl::StatusOr<v1::Batch> LoadBatch(const std::string& path,
     return DocumentError("INVALID_BATCH", path, document, problems);
   }
   return message;
+}
+
+absl::StatusOr<std::vector<int64_t>> LoadNumbers(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadText(path));
+  std::vector<int64_t> numbers;
+  for (absl::string_view word :
+       absl::StrSplit(text, absl::ByAnyChar(", \t\r\n"), absl::SkipEmpty())) {
+    if (!absl::SimpleAtoi(word, &numbers.emplace_back())) {
+      return Error(absl::StatusCode::kInvalidArgument, "INVALID_LENGTHS",
+                   absl::StrCat("'", path, "': entry ", numbers.size(), ", '",
+                                absl::CEscape(word.substr(0, 40)),
+                                "', is not a whole number within 64 bits"),
+                   {{"file", path}});
+    }
+  }
+  return numbers;
 }
 
 absl::Status DocumentError(const std::string& reason, const std::string& path,

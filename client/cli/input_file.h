@@ -3,7 +3,9 @@
 #ifndef CLIENT_CLI_INPUT_FILE_H_
 #define CLIENT_CLI_INPUT_FILE_H_
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -38,6 +40,10 @@ absl::StatusOr<Layout> LoadLayout(const std::string& path);
 //   INVALID_ARGUMENT INVALID_BATCH: the message has one line a problem.
 absl::StatusOr<v1::Batch> LoadBatch(const std::string& path,
                                     const Layout& layout);
+
+// Numbers, separated by commas or white space. Errors: as ReadLayoutFile(), and
+//   INVALID_ARGUMENT INVALID_LENGTHS: something else stands there.
+absl::StatusOr<std::vector<int64_t>> LoadNumbers(const std::string& path);
 
 // INVALID_ARGUMENT with `reason`. The message counts the problems and then has
 // "FILE:LINE: field: description (hint)", a line each.

@@ -1,4 +1,4 @@
-// shardctl apply, get, describe, health: jobs of a running coordinator.
+// shardctl apply, health: what a coordinator is told, and whether it serves.
 
 #ifndef CLIENT_CLI_JOB_COMMANDS_H_
 #define CLIENT_CLI_JOB_COMMANDS_H_
@@ -9,7 +9,7 @@
 namespace shardwright {
 
 // `console` and `outcome` outlive `app`.
-void AddJobCommands(CLI::App& app, const Console& console, Outcome& outcome);
+void AddJobCommands(CLI::App& app, Console& console, Outcome& outcome);
 
 }  // namespace shardwright
 

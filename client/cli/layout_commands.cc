@@ -40,15 +40,15 @@ absl::Status Validate(const Console& console, const std::string& path,
   ASSIGN_OR_RETURN(const LayoutFile file, ReadLayoutFile(path));
   const Problems problems = file.Check();
   if (!problems.empty()) {
-    if (format == OutputFormat::kJson) {
-      console.PrintJson(ValidationJson(file, problems, nullptr));
+    if (IsDocument(format)) {
+      console.PrintDocument(ValidationJson(file, problems, nullptr), format);
     }
     return DocumentError("INVALID_LAYOUT", path, file.document, problems);
   }
   ASSIGN_OR_RETURN(const Layout layout,
                    Layout::Create(LayoutSpecFromProto(file.message)));
-  if (format == OutputFormat::kJson) {
-    console.PrintJson(ValidationJson(file, problems, &layout));
+  if (IsDocument(format)) {
+    console.PrintDocument(ValidationJson(file, problems, &layout), format);
     return absl::OkStatus();
   }
   console.Print(absl::StrFormat(
@@ -64,8 +64,8 @@ absl::Status PrintGroups(const Console& console,
                          const PlanSourceOptions& options,
                          OutputFormat format) {
   ASSIGN_OR_RETURN(const PlanSource source, PlanSource::Open(options));
-  if (format == OutputFormat::kJson) {
-    console.PrintJson(GroupsJson(source.layout()));
+  if (IsDocument(format)) {
+    console.PrintDocument(GroupsJson(source.layout()), format);
   } else {
     console.Print(FormatGroups(source.layout(), console.terminal));
   }
@@ -74,8 +74,7 @@ absl::Status PrintGroups(const Console& console,
 
 }  // namespace
 
-void AddLayoutCommands(CLI::App& app, const Console& console,
-                       Outcome& outcome) {
+void AddLayoutCommands(CLI::App& app, Console& console, Outcome& outcome) {
   CLI::App& layout =
       *app.add_subcommand("layout", "Checks and explains a layout file");
   layout.require_subcommand(1);
@@ -91,7 +90,7 @@ void AddLayoutCommands(CLI::App& app, const Console& console,
   validate.add_option("file", arguments->file, "layout file, '-' for stdin")
       ->required()
       ->type_name("FILE");
-  AddOutputOption(validate, arguments->format);
+  AddOutputOption(validate, console, arguments->format);
   OnChosen(validate, outcome, [&console, arguments] {
     return Validate(console, arguments->file, arguments->format);
   });
@@ -99,7 +98,7 @@ void AddLayoutCommands(CLI::App& app, const Console& console,
   CLI::App& groups = *layout.add_subcommand(
       "groups", "Lists the process groups of every module");
   AddPlanSourceOptions(groups, arguments->source);
-  AddOutputOption(groups, arguments->format);
+  AddOutputOption(groups, console, arguments->format);
   OnChosen(groups, outcome, [&console, arguments] {
     return PrintGroups(console, arguments->source, arguments->format);
   });

@@ -9,7 +9,7 @@
 namespace shardwright {
 
 // `console` and `outcome` outlive `app`.
-void AddLayoutCommands(CLI::App& app, const Console& console, Outcome& outcome);
+void AddLayoutCommands(CLI::App& app, Console& console, Outcome& outcome);
 
 }  // namespace shardwright
 

@@ -4,15 +4,19 @@
 
 #include <iostream>
 #include <string>
-#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "client/cli/command.h"
+#include "client/cli/command_tree.h"
+#include "client/cli/describe_commands.h"
+#include "client/cli/examples.h"
+#include "client/cli/explain_commands.h"
+#include "client/cli/get_commands.h"
 #include "client/cli/job_commands.h"
 #include "client/cli/layout_commands.h"
 #include "client/cli/plan_commands.h"
 #include "client/cli/terminal.h"
-#include "proto/plan/problem.h"
+#include "client/cli/watch_commands.h"
 
 namespace shardwright {
 namespace {
@@ -20,19 +24,20 @@ namespace {
 constexpr char kVersion[] = "0.1.0";
 
 constexpr char kFooter[] =
+    "'shardctl COMMAND --help' has examples of each.\n"
     "Exit codes: 0 ok, 1 unexpected, 2 usage, 3 unreachable or timed out,\n"
     "4 not found, 5 invalid input, 6 difference found, 7 permission, 8 "
     "conflict.\n"
-    "With -o json the output is stable; text may change.";
+    "With -o json or yaml the output is stable; text may change.";
 
-void AddVersionCommand(CLI::App& app, const Console& console, Outcome& outcome,
+void AddVersionCommand(CLI::App& app, Console& console, Outcome& outcome,
                        OutputFormat& format) {
   CLI::App& version = *app.add_subcommand("version", "Prints the version");
-  AddOutputOption(version, format);
+  AddOutputOption(version, console, format);
   OnChosen(version, outcome, [&console, &format] {
-    if (format == OutputFormat::kJson) {
-      console.PrintJson(
-          nlohmann::ordered_json::object({{"version", kVersion}}));
+    if (IsDocument(format)) {
+      console.PrintDocument(
+          nlohmann::ordered_json::object({{"version", kVersion}}), format);
     } else {
       console.Print(std::string("shardctl ") + kVersion + "\n");
     }
@@ -40,22 +45,28 @@ void AddVersionCommand(CLI::App& app, const Console& console, Outcome& outcome,
   });
 }
 
-// "did you mean 'plan'?", where a word is almost a command.
-std::string Suggestion(const CLI::App& app) {
-  const CLI::App* chosen = &app;
-  while (!chosen->get_subcommands().empty()) {
-    chosen = chosen->get_subcommands().front();
-  }
-  std::vector<std::string> names;
-  for (const CLI::App* command : chosen->get_subcommands({})) {
-    if (!command->get_name().empty()) names.push_back(command->get_name());
-  }
-  const std::vector<std::string> words = chosen->remaining();
-  return words.empty() ? "" : DidYouMean(words.front(), names);
+// `app` outlives the command, and is complete when it runs.
+void AddCompletionCommand(CLI::App& app, const Console& console,
+                          Outcome& outcome) {
+  CLI::App& completion = *app.add_subcommand(
+      "completion", "Prints a script that completes commands in a shell");
+  completion.require_subcommand(1);
+  const auto add = [&](const std::string& shell,
+                       std::string (*script)(const CLI::App&)) {
+    OnChosen(*completion.add_subcommand(
+                 shell, "For " + shell + ": source <(shardctl completion " +
+                            shell + ")"),
+             outcome, [&app, &console, script] {
+               console.Print(script(app));
+               return absl::OkStatus();
+             });
+  };
+  add("bash", BashCompletion);
+  add("zsh", ZshCompletion);
 }
 
 int Main(int argc, char** argv) {
-  const Console console = {std::cout, Terminal::Detect(STDOUT_FILENO)};
+  Console console = {std::cout, std::cerr, Terminal::Detect(STDOUT_FILENO)};
   Outcome outcome;
   OutputFormat version_format = OutputFormat::kTable;
   CLI::App app("Layouts and shard plans of multimodal training jobs",
@@ -64,14 +75,20 @@ int Main(int argc, char** argv) {
   app.require_subcommand(1);
   AddLayoutCommands(app, console, outcome);
   AddPlanCommands(app, console, outcome);
+  AddGetCommands(app, console, outcome);
+  AddDescribeCommands(app, console, outcome);
+  AddExplainCommands(app, console, outcome);
+  AddWatchCommands(app, console, outcome);
   AddJobCommands(app, console, outcome);
+  AddCompletionCommand(app, console, outcome);
   AddVersionCommand(app, console, outcome, version_format);
+  AddExamples(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     const int exit_code = app.exit(error);
-    const std::string suggestion = Suggestion(app);
     if (exit_code == 0) return kExitOk;
+    const std::string suggestion = SuggestWord(app);
     if (!suggestion.empty()) std::cerr << suggestion << '\n';
     return kExitUsage;
   }

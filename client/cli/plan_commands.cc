@@ -9,12 +9,14 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "client/cli/compare_command.h"
 #include "client/cli/group_table.h"
 #include "client/cli/input_file.h"
 #include "client/cli/plan_picture.h"
 #include "client/cli/plan_source.h"
 #include "client/json/plan_json.h"
 #include "proto/plan/codec.h"
+#include "proto/plan/problem.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
 
@@ -36,10 +38,12 @@ absl::StatusOr<const Module*> FindModule(const Layout& layout,
   if (const Module* module = layout.FindModule(name)) return module;
   std::vector<std::string> names;
   for (const Module& module : layout.modules()) names.push_back(module.name());
-  return Error(absl::StatusCode::kNotFound, "MODULE_NOT_FOUND",
-               absl::StrCat("layout '", layout.name(), "' has no module '",
-                            name, "', only ", absl::StrJoin(names, ", ")),
-               {{"module", name}});
+  return WithHint(
+      Error(absl::StatusCode::kNotFound, "MODULE_NOT_FOUND",
+            absl::StrCat("layout '", layout.name(), "' has no module '", name,
+                         "', only ", absl::StrJoin(names, ", ")),
+            {{"module", name}}),
+      DidYouMean(name, names));
 }
 
 // The ranks to plan for, in grid order: the one that was asked for, or all.
@@ -82,8 +86,9 @@ absl::Status PlanShardCommand(const Console& console,
                    PlanEach(ranks, [&](Rank rank) {
                      return source.PlanShard(rank, arguments.shape);
                    }));
-  if (arguments.format == OutputFormat::kJson) {
-    console.PrintJson(PlanShardJson(plans[0].digest, plans, arguments.rows));
+  if (IsDocument(arguments.format)) {
+    console.PrintDocument(PlanShardJson(plans[0].digest, plans, arguments.rows),
+                          arguments.format);
   } else {
     console.Print(DrawShardPlans(source.layout(), arguments.shape, plans,
                                  console.terminal));
@@ -103,8 +108,10 @@ absl::Status PlanComposeCommand(const Console& console,
                    PlanEach(ranks, [&](Rank rank) {
                      return source.PlanCompose(rank, batch);
                    }));
-  if (arguments.format == OutputFormat::kJson) {
-    console.PrintJson(PlanComposeJson(plans[0].digest, plans, arguments.rows));
+  if (IsDocument(arguments.format)) {
+    console.PrintDocument(
+        PlanComposeJson(plans[0].digest, plans, arguments.rows),
+        arguments.format);
   } else {
     console.Print(DrawComposePlans(source.layout(), BatchFromProto(batch),
                                    plans, console.terminal));
@@ -112,18 +119,19 @@ absl::Status PlanComposeCommand(const Console& console,
   return absl::OkStatus();
 }
 
-void AddCommonOptions(CLI::App& command, Arguments& arguments) {
+void AddCommonOptions(CLI::App& command, Console& console,
+                      Arguments& arguments) {
   AddPlanSourceOptions(command, arguments.source);
   command.add_option("--rank", arguments.rank, "only this rank")
       ->type_name("RANK");
   command.add_flag("--rows", arguments.rows,
                    "with -o json: also each position by number");
-  AddOutputOption(command, arguments.format);
+  AddOutputOption(command, console, arguments.format);
 }
 
 }  // namespace
 
-void AddPlanCommands(CLI::App& app, const Console& console, Outcome& outcome) {
+void AddPlanCommands(CLI::App& app, Console& console, Outcome& outcome) {
   CLI::App& plan = *app.add_subcommand(
       "plan", "Shows which tokens of a micro-batch each rank owns");
   plan.require_subcommand(1);
@@ -154,7 +162,7 @@ void AddPlanCommands(CLI::App& app, const Console& console, Outcome& outcome) {
                   "the same without padding, to count the padding")
       ->delimiter(',')
       ->type_name("0,N,...");
-  AddCommonOptions(shard, *arguments);
+  AddCommonOptions(shard, console, *arguments);
   OnChosen(shard, outcome, [&console, arguments] {
     return PlanShardCommand(console, *arguments);
   });
@@ -165,10 +173,12 @@ void AddPlanCommands(CLI::App& app, const Console& console, Outcome& outcome) {
       .add_option("--batch", arguments->batch_file, "batch file, '-' for stdin")
       ->required()
       ->type_name("FILE");
-  AddCommonOptions(compose, *arguments);
+  AddCommonOptions(compose, console, *arguments);
   OnChosen(compose, outcome, [&console, arguments] {
     return PlanComposeCommand(console, *arguments);
   });
+
+  AddCompareCommand(plan, console, outcome);
 }
 
 }  // namespace shardwright

@@ -1,13 +1,15 @@
 #include "client/cli/plan_source.h"
 
 #include "client/cli/input_file.h"
+#include "client/cli/job_options.h"
 #include "coordinator/planner/planner.h"
 #include "proto/plan/codec.h"
 #include "proto/status/status_macros.h"
 
 namespace shardwright {
 
-void AddPlanSourceOptions(CLI::App& command, PlanSourceOptions& options) {
+void AddPlanSourceOptions(CLI::App& command, PlanSourceOptions& options,
+                          bool required) {
   CLI::Option_group* source = command.add_option_group(
       "Layout", "a file, or the layout in force of a job");
   source->add_option("--layout", options.layout_file, "layout file")
@@ -17,7 +19,7 @@ void AddPlanSourceOptions(CLI::App& command, PlanSourceOptions& options) {
           ->add_option("--coordinator", options.coordinator,
                        "ask this coordinator instead")
           ->type_name("HOST:PORT");
-  source->require_option(1);
+  source->require_option(required ? 1 : 0, 1);
   CLI::Option* job =
       command.add_option("--job", options.job, "job, with --coordinator")
           ->type_name("NAME");
@@ -25,27 +27,24 @@ void AddPlanSourceOptions(CLI::App& command, PlanSourceOptions& options) {
   coordinator->needs(job);
 }
 
-CoordinatorClient ConnectForCommand(const std::string& coordinator) {
-  CoordinatorClient::Options options;
-  options.retry_timeout = absl::Seconds(3);
-  return CoordinatorClient::Create(coordinator, options);
-}
-
 absl::StatusOr<PlanSource> PlanSource::Open(const PlanSourceOptions& options) {
   if (options.coordinator.empty()) {
     ASSIGN_OR_RETURN(Layout layout, LoadLayout(options.layout_file));
     return PlanSource(std::move(layout));
   }
-  CoordinatorClient client = ConnectForCommand(options.coordinator);
+  CoordinatorClient client = JobOptions::ConnectForCommand(options.coordinator);
   v1::GetLayoutRequest request;
   request.set_job(options.job);
-  ASSIGN_OR_RETURN(const v1::GetLayoutResponse response,
-                   client.GetLayout(request));
-  ASSIGN_OR_RETURN(Layout layout, LayoutFromProto(response.layout()));
+  const absl::StatusOr<v1::GetLayoutResponse> response =
+      client.GetLayout(request);
+  if (!response.ok()) {
+    return SuggestJob(response.status(), client, options.job);
+  }
+  ASSIGN_OR_RETURN(Layout layout, LayoutFromProto(response->layout()));
   PlanSource source(std::move(layout));
   source.client_ = std::move(client);
   source.job_ = options.job;
-  source.generation_ = response.generation();
+  source.generation_ = response->generation();
   return source;
 }
 

@@ -25,11 +25,11 @@ struct PlanSourceOptions {
   std::string job;
 };
 
-// Adds --layout, --coordinator and --job. `options` outlives `command`.
-void AddPlanSourceOptions(CLI::App& command, PlanSourceOptions& options);
-
-// A client for people: an answer, or none, within seconds.
-CoordinatorClient ConnectForCommand(const std::string& coordinator);
+// Adds --layout, --coordinator and --job, of which the user must name a file or
+// a job; with `required` false he may leave them all out. `options` outlives
+// `command`.
+void AddPlanSourceOptions(CLI::App& command, PlanSourceOptions& options,
+                          bool required = true);
 
 // Immutable, safe to share between threads.
 class PlanSource {

@@ -34,6 +34,12 @@ Terminal Terminal::Detect(int fd) {
   return terminal;
 }
 
+std::string Colored(absl::string_view text, absl::string_view color,
+                    const Terminal& terminal) {
+  if (!terminal.color) return std::string(text);
+  return absl::StrCat("\x1b[", color, "m", text, "\x1b[0m");
+}
+
 int DisplayWidth(absl::string_view text) {
   int width = 0;
   bool escape = false;

@@ -21,6 +21,10 @@ struct Terminal {
   static Terminal Detect(int fd);
 };
 
+// `text` in a colour, such as "31" for red, where the terminal has colours.
+std::string Colored(absl::string_view text, absl::string_view color,
+                    const Terminal& terminal);
+
 // Columns that UTF-8 `text` takes: its code points, each of width one, without
 // the escape sequences for colours.
 int DisplayWidth(absl::string_view text);

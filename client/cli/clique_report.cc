@@ -1,0 +1,229 @@
+#include "client/cli/clique_report.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/cli/member_table.h"
+#include "client/cli/text_table.h"
+#include "proto/status/error.h"
+
+namespace shardwright {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Align = TextTable::Align;
+
+Json TextOrNull(const std::string& text) {
+  return text.empty() ? Json() : Json(text);
+}
+
+std::string KindName(v1::MemberKind kind) {
+  return absl::AsciiStrToLower(v1::MemberKind_Name(kind));
+}
+
+// "17-19,40 and more (120 ranks)"
+std::string FormatSet(const v1::MemberSet& set) {
+  if (!set.truncated()) return OrDash(set.ranges());
+  return absl::StrFormat("%s and more (%d ranks)", set.ranges(),
+                         set.rank_count());
+}
+
+// What the clique waits for, by its state.
+std::string WaitsFor(const v1::CliqueSummary& clique) {
+  const int64_t waits = clique.member_count() - clique.done_count();
+  const auto some = [&](const char* what) {
+    return absl::StrFormat(
+        "attempt %d waits for %d of %d %ss%s", clique.attempt().number(), waits,
+        clique.member_count(), KindName(clique.kind()), what);
+  };
+  switch (clique.state()) {
+    case v1::CliqueSummary::IDLE:
+      return absl::StrFormat("none of its %d %ss has asked for it",
+                             clique.member_count(), KindName(clique.kind()));
+    case v1::CliqueSummary::GATHERING:
+      return some(" to come");
+    case v1::CliqueSummary::EXCHANGING:
+      return some(" to publish their addresses");
+    case v1::CliqueSummary::CONNECTING:
+      return some(" to connect to the others");
+    case v1::CliqueSummary::ACTIVE:
+      return absl::StrFormat("all %d %ss are connected, in attempt %d",
+                             clique.member_count(), KindName(clique.kind()),
+                             clique.attempt().number());
+    default:
+      return "";
+  }
+}
+
+// Why a member keeps the clique waiting, and what somebody can do about it.
+std::string Advice(const v1::CliqueMember& member) {
+  using State = v1::CliqueMember;
+  switch (member.state()) {
+    case State::GAVE_UP:
+      return "stopped waiting when their own timeout passed: they come again "
+             "by themselves, or their logs say why not";
+    case State::OWES_SLOT:
+      return "were told to begin and have published no address: look at their "
+             "logs, they hang or are stopped";
+    case State::OWES_REPORT:
+      return "have all addresses and have not said that they are connected: "
+             "look at the network between the hosts, and at their logs";
+    default:
+      break;
+  }
+  switch (member.member().state()) {
+    case v1::Member::UNREGISTERED:
+      return "never registered: start them, or look at why they did not start";
+    case v1::Member::LOST:
+      return "stopped renewing their leases: they died, hang, or cannot reach "
+             "the coordinator; look at the hosts and start them again";
+    case v1::Member::LEFT:
+      return "left in good order: start them again";
+    default:
+      return "live and have not asked for this clique: they are still busy "
+             "with their phase, or were started with other --kinds";
+  }
+}
+
+// "next:" and a line for each thing to do, with the ranks that it is about.
+std::string FormatAdvice(const v1::CliqueExplanation& explanation) {
+  std::vector<std::string> order;
+  std::map<std::string, std::vector<int64_t>> ranks_by_advice;
+  for (const v1::CliqueMember& member : explanation.members()) {
+    if (!member.blocking()) continue;
+    const std::string advice = Advice(member);
+    std::vector<int64_t>& ranks = ranks_by_advice[advice];
+    if (ranks.empty()) order.push_back(advice);
+    ranks.push_back(member.member().member().rank());
+  }
+  std::string text;
+  for (const std::string& advice : order) {
+    std::vector<int64_t>& ranks = ranks_by_advice[advice];
+    std::sort(ranks.begin(), ranks.end());
+    absl::StrAppend(&text, text.empty() ? "\nwhat to do\n" : "", "  ",
+                    ranks.size() == 1 ? "rank " : "ranks ",
+                    FormatSet(CompressRanks(ranks, /*bytes_max=*/60)), ": ",
+                    advice, "\n");
+  }
+  return text;
+}
+
+}  // namespace
+
+nlohmann::ordered_json CliqueJson(const v1::CliqueSummary& clique) {
+  Json json = {{"name", clique.name()},
+               {"kind", v1::MemberKind_Name(clique.kind())},
+               {"state", v1::CliqueSummary::State_Name(clique.state())},
+               {"term", clique.attempt().term()},
+               {"attempt", clique.attempt().number()},
+               {"backend", nullptr},
+               {"done_count", clique.done_count()},
+               {"member_count", clique.member_count()},
+               {"missing", nullptr},
+               {"last_abort_reason", TextOrNull(clique.last_abort_reason())},
+               {"last_abort_message", TextOrNull(clique.last_abort_message())}};
+  if (clique.backend() != v1::COMM_BACKEND_UNSPECIFIED) {
+    json["backend"] = v1::CommBackend_Name(clique.backend());
+  }
+  const v1::MemberSet& missing = clique.missing();
+  if (missing.rank_count() > 0) {
+    json["missing"] = {{"ranges", missing.ranges()},
+                       {"rank_count", missing.rank_count()},
+                       {"truncated", missing.truncated()},
+                       {"report", TextOrNull(missing.report())}};
+  }
+  return json;
+}
+
+nlohmann::ordered_json CliqueExplanationJson(
+    const std::string& job, const v1::CliqueExplanation& explanation) {
+  Json members = Json::array();
+  for (const v1::CliqueMember& member : explanation.members()) {
+    members.push_back({{"position", member.position()},
+                       {"state", v1::CliqueMember::State_Name(member.state())},
+                       {"blocking", member.blocking()},
+                       {"member", MemberJson(member.member())}});
+  }
+  return {{"job", job},
+          {"generation", explanation.generation()},
+          {"clique", CliqueJson(explanation.clique())},
+          {"members", std::move(members)}};
+}
+
+std::string FormatCliques(const std::vector<v1::CliqueSummary>& cliques,
+                          bool wide, const Terminal& terminal) {
+  std::vector<TextTable::Column> columns = {{"CLIQUE"},
+                                            {"MEMBERS"},
+                                            {"STATE"},
+                                            {"ATTEMPT", Align::kRight},
+                                            {"DONE", Align::kRight},
+                                            {"WAITS FOR RANKS"}};
+  if (wide) {
+    columns.insert(columns.end(), {{"BACKEND"}, {"LAST ATTEMPT ENDED"}});
+  }
+  TextTable table(std::move(columns));
+  for (const v1::CliqueSummary& clique : cliques) {
+    std::vector<std::string> cells = {
+        clique.name(),
+        KindName(clique.kind()) + "s",
+        FormatState(v1::CliqueSummary::State_Name(clique.state()), terminal),
+        absl::StrCat(clique.attempt().number()),
+        absl::StrCat(clique.done_count(), "/", clique.member_count()),
+        FormatSet(clique.missing())};
+    if (wide) {
+      cells.push_back(v1::CommBackend_Name(clique.backend()));
+      cells.push_back(clique.last_abort_reason().empty()
+                          ? "-"
+                          : absl::StrCat(clique.last_abort_reason(), ": ",
+                                         clique.last_abort_message()));
+    }
+    table.AddRow(std::move(cells));
+  }
+  return table.Format();
+}
+
+std::string FormatCliqueExplanation(const v1::CliqueExplanation& explanation,
+                                    int members_max, const Terminal& terminal) {
+  const v1::CliqueSummary& clique = explanation.clique();
+  std::string text = absl::StrFormat(
+      "%s is %s: %s\n", clique.name(),
+      FormatState(v1::CliqueSummary::State_Name(clique.state()), terminal),
+      WaitsFor(clique));
+  if (!clique.last_abort_reason().empty()) {
+    absl::StrAppend(&text, "the attempt before it ended with ",
+                    clique.last_abort_reason(), ": ",
+                    clique.last_abort_message(), "\n");
+  }
+  if (explanation.members().empty()) return text;
+  TextTable table({{"RANK", Align::kRight},
+                   {"DID"},
+                   {"BLOCKS"},
+                   {"STATE"},
+                   {"PHASE"},
+                   {"HOST"},
+                   {"LAST SEEN"}});
+  const int shown = std::min(members_max, explanation.members_size());
+  for (int i = 0; i < shown; ++i) {
+    const v1::CliqueMember& member = explanation.members(i);
+    const v1::Member& process = member.member();
+    table.AddRow(
+        {absl::StrCat(process.member().rank()),
+         FormatState(v1::CliqueMember::State_Name(member.state()), terminal),
+         member.blocking() ? "yes" : "no",
+         FormatState(v1::Member::State_Name(process.state()), terminal),
+         OrDash(process.phase()), OrDash(process.facts().host()),
+         FormatAge(process.has_last_seen_time(), process.last_seen_time())});
+  }
+  absl::StrAppend(&text, "\n", table.Format());
+  if (shown < explanation.members_size()) {
+    absl::StrAppend(&text, "and ", explanation.members_size() - shown,
+                    " more; -o wide shows all\n");
+  }
+  return text + FormatAdvice(explanation);
+}
+
+}  // namespace shardwright

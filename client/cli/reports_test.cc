@@ -1,0 +1,330 @@
+// What people and programs are told about ranks, cliques and costs.
+
+#include "client/cli/clique_report.h"
+#include "client/cli/comparison.h"
+#include "client/cli/event_table.h"
+#include "client/cli/member_table.h"
+#include "client/cli/placement_report.h"
+#include "client/cli/yaml_text.h"
+#include "gtest/gtest.h"
+#include "proto/status/status_matchers.h"
+#include "yaml-cpp/yaml.h"
+
+namespace shardwright {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+TEST(YamlTest, IsTheSameDocumentInTheSameOrder) {
+  const Json json = Json::parse(
+      R"({"b":1,"a":{"z":null,"y":[1,2],"x":[[4,5],[]]},"empty":{},)"
+      R"("list":[{"n":1.5,"t":true}]})");
+  EXPECT_EQ(FormatYaml(json),
+            "b: 1\n"
+            "a:\n"
+            "  z: null\n"
+            "  y: [1, 2]\n"
+            "  x:\n"
+            "    - [4, 5]\n"
+            "    - []\n"
+            "empty:\n"
+            "  {}\n"
+            "list:\n"
+            "  - n: 1.5\n"
+            "    t: true");
+}
+
+TEST(YamlTest, StringsStayStringsForEveryReader) {
+  for (const char* text : {"12",
+                           "0x1f",
+                           "1e5",
+                           "true",
+                           "Yes",
+                           "off",
+                           "null",
+                           "~",
+                           "",
+                           "-",
+                           ": ",
+                           "a: b",
+                           "# no",
+                           "- x",
+                           "{",
+                           "it's \"so\"",
+                           "two\nlines",
+                           " edge ",
+                           "0000000000001234",
+                           "1_000",
+                           "12:30",
+                           "é",
+                           "main-job",
+                           "language/tp/3",
+                           ".inf",
+                           "=",
+                           "<<",
+                           "@x",
+                           "%x",
+                           "\t"}) {
+    const YAML::Node node = YAML::Load(FormatYaml(Json{{"key", text}}))["key"];
+    EXPECT_EQ(node.as<std::string>(), text);
+    const bool plain = node.Tag() == "?";
+    EXPECT_TRUE(!plain || std::string(text) == "main-job" ||
+                std::string(text) == "language/tp/3")
+        << "'" << text << "' must be quoted";
+  }
+}
+
+// Encoder ranks 0-3, language ranks from 4 on.
+Layout LayoutOf(int64_t language_ranks, ModuleSpec language) {
+  LayoutSpec spec;
+  spec.name = "vlm";
+  spec.world_size = 4 + language_ranks;
+  ModuleSpec images;
+  images.name = "images";
+  images.role = Role::kEncoder;
+  images.first_rank = 0;
+  images.rank_count = 4;
+  language.name = "language";
+  language.role = Role::kLanguage;
+  if (language.ranks.empty()) {
+    language.first_rank = 4;
+    language.rank_count = language_ranks;
+  }
+  spec.modules = {images, language};
+  absl::StatusOr<Layout> layout = Layout::Create(spec);
+  EXPECT_TRUE(layout.ok()) << layout.status();
+  return *std::move(layout);
+}
+
+std::vector<Rank> RanksOf(const Module& module, const GroupPlace& group) {
+  std::vector<int64_t> indexes = {group.first_index};
+  for (const Axis& axis : group.axes) {
+    std::vector<int64_t> more;
+    for (int64_t i = 0; i < axis.count; ++i) {
+      for (int64_t index : indexes) more.push_back(index + i * axis.stride);
+    }
+    indexes = std::move(more);
+  }
+  std::vector<Rank> ranks;
+  for (int64_t index : indexes) ranks.push_back(module.RankAt(index));
+  return ranks;
+}
+
+void ExpectReportsAreTheGroupsOf(const Layout& layout) {
+  for (Rank rank = 0; rank < layout.world_size(); ++rank) {
+    const absl::StatusOr<PlacementReport> report =
+        ReportPlacement(layout, rank);
+    ASSERT_TRUE(report.ok());
+    size_t kinds = report->absent.size();
+    for (const GroupPlace& group : report->groups) {
+      SCOPED_TRACE(testing::Message() << group.kind->name << " of " << rank);
+      const std::vector<Rank> ranks = RanksOf(*report->module, group);
+      EXPECT_EQ(ranks, report->module->Group(*group.kind, group.index));
+      EXPECT_EQ(static_cast<int64_t>(ranks.size()), group.size);
+      EXPECT_EQ(ranks[group.position], rank);
+      ++kinds;
+    }
+    for (const DimensionPlace& place : report->base) {
+      EXPECT_EQ(report->index / place.stride % place.size, place.coordinate);
+    }
+    EXPECT_EQ(kinds, report->module->role() == Role::kLanguage ? 22u : 20u);
+  }
+}
+
+TEST(PlacementReportTest, EveryRankIsToldItsGroupsWhateverTheOrder) {
+  for (const char* order :
+       {"", "tp-cp-dp-pp-gtp_remat", "pp-dp-cp-tp", "cp-pp-gtp_remat-tp-dp"}) {
+    SCOPED_TRACE(order);
+    ModuleSpec language;
+    language.tp = 2;
+    language.cp = 2;
+    language.pp = 3;
+    language.ep = 2;
+    language.order = order;
+    ExpectReportsAreTheGroupsOf(LayoutOf(48, language));
+  }
+}
+
+TEST(PlacementReportTest, ListedRanksKeepTheirOrder) {
+  ModuleSpec language;
+  language.ranks = {11, 4, 6, 5, 9, 8, 7, 10};
+  language.tp = 2;
+  language.pp = 2;
+  const Layout layout = LayoutOf(8, language);
+  ExpectReportsAreTheGroupsOf(layout);
+  const std::string text =
+      FormatPlacement(*ReportPlacement(layout, 6), true, Terminal());
+  EXPECT_NE(text.find("language/tp/1                2         0"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(text.find("6, 5 "), std::string::npos) << text;
+}
+
+TEST(PlacementReportTest, ShowsTheArithmeticAndWhatVaries) {
+  ModuleSpec language;
+  language.tp = 2;
+  language.cp = 4;
+  language.pp = 2;
+  const Layout layout = LayoutOf(64, language);
+  const std::string text =
+      FormatPlacement(*ReportPlacement(layout, 37), false, Terminal());
+  for (const char* line :
+       {"its index there is 37 - 4 = 33\n",
+        "dp            4       8  33 / 8 mod 4 = 0\n",
+        "pp            2      32  33 / 32 mod 2 = 1\n",
+        "language/tp/16                 2   *   0   0   1  36-37\n",
+        "language/cp/9                  4   1   *   0   1  37, 39, 41, 43\n",
+        "language/dp_cp/3              16   1   *   *   1  "
+        "37, 39, 41, ..., 67\n",
+        "language/embd/1                2   1   0   0 0,1  5, 37\n",
+        "not in   pos_embd\n"}) {
+    EXPECT_NE(text.find(line), std::string::npos) << line << "\n" << text;
+  }
+}
+
+TEST(PlacementReportTest, MillionRanksTakeNoMoreTextThanEight) {
+  ModuleSpec language;
+  language.tp = 8;
+  language.cp = 8;
+  language.pp = 8;
+  const Layout layout = LayoutOf(1000000 - 4 - 60, language);
+  const PlacementReport report = *ReportPlacement(layout, 500001);
+  EXPECT_LT(FormatPlacement(report, true, Terminal()).size(), 8000u);
+  EXPECT_LT(PlacementJson(report).dump().size(), 8000u);
+}
+
+TEST(PlacementReportTest, JsonHasTheShapeOfTheContract) {
+  ModuleSpec language;
+  language.tp = 2;
+  language.cp = 2;
+  const Layout layout = LayoutOf(8, language);
+  const Json json = PlacementJson(*ReportPlacement(layout, 7));
+  EXPECT_EQ(json["module"].dump(),
+            R"({"name":"language","role":"language","rank_count":8,)"
+            R"("rank_runs":[[4,8]]})");
+  EXPECT_EQ(json["dimensions"][1].dump(),
+            R"({"name":"cp","size":2,"stride":2,"coordinate":1})");
+  EXPECT_EQ(json["groups"][1].dump(),
+            R"({"name":"language/cp/1","kind":"cp","index":1,"position":1,)"
+            R"("size":2,"view":"base","varies":["cp"],)"
+            R"("fixed":{"tp":1,"dp":0},"first_index":1,)"
+            R"("axes":[{"count":2,"stride":2}]})");
+  EXPECT_EQ(json["absent"].dump(), "[]");
+}
+
+TEST(ComparisonTest, HasALineForEachSizeAndScheme) {
+  const Comparison comparison = {{60, 4}, /*tp=*/1, /*cps=*/{1, 2}};
+  const std::string text = FormatComparison(comparison, false, Terminal());
+  EXPECT_EQ(text.substr(0, text.find("\n\ntokens")),
+            "2 documents, 64 tokens, longest 60\n\n"
+            "cp  scheme               padding          tokens   work"
+            "                            speed\n"
+            " 1  any scheme                 0  0.00 %   1.000  1.000"
+            "  ################          1.00x\n"
+            " 2  contiguous                 0  0.00 %   1.000  1.428"
+            "  ################-------   1.40x\n"
+            "    whole pack zigzag          0  0.00 %   1.000  1.040"
+            "  ################-         1.92x\n"
+            "    per document zigzag        0  0.00 %   1.000  1.000"
+            "  ################          2.00x");
+}
+
+TEST(ComparisonTest, JsonHasTheShapeOfTheContract) {
+  const Json json = ComparisonJson({{6, 2}, /*tp=*/1, /*cps=*/{2}});
+  EXPECT_EQ(json["documents"], 2);
+  EXPECT_EQ(json["longest"], 6);
+  EXPECT_EQ(json["sizes"][0]["schemes"][0].dump(),
+            R"({"scheme":"contiguous","seq_length":8,"padding_tokens":0,)"
+            R"("padding_share":0.0,"work_max":14,"work_mean":12.0,)"
+            R"("work_max_over_mean":1.1666666666666667,"tokens_max":4,)"
+            R"("tokens_mean":4.0,"tokens_max_over_mean":1.0,"ranks":[)"
+            R"({"cp_rank":0,"tokens":4,"work":10},)"
+            R"({"cp_rank":1,"tokens":4,"work":14}]})");
+}
+
+v1::CliqueExplanation WaitingClique() {
+  v1::CliqueExplanation explanation;
+  v1::CliqueSummary& clique = *explanation.mutable_clique();
+  clique.set_name("language/tp/0");
+  clique.set_kind(v1::WORKER);
+  clique.set_state(v1::CliqueSummary::GATHERING);
+  clique.mutable_attempt()->set_number(2);
+  clique.set_backend(v1::GLOO);
+  clique.set_done_count(1);
+  clique.set_member_count(4);
+  clique.mutable_missing()->set_ranges("5-7");
+  clique.mutable_missing()->set_rank_count(3);
+  clique.set_last_abort_reason("PEER_LOST");
+  clique.set_last_abort_message("rank 5 was lost");
+  for (int64_t rank : {5, 6, 7}) {
+    v1::CliqueMember& member = *explanation.add_members();
+    member.set_position(rank - 4);
+    member.set_state(v1::CliqueMember::ABSENT);
+    member.set_blocking(true);
+    v1::Member& process = *member.mutable_member();
+    process.mutable_member()->set_rank(rank);
+    process.set_state(v1::Member::UNREGISTERED);
+  }
+  v1::Member& lost = *explanation.mutable_members(0)->mutable_member();
+  lost.set_state(v1::Member::LOST);
+  lost.mutable_facts()->set_host("host-a");
+  lost.set_phase("forming");
+  return explanation;
+}
+
+TEST(CliqueReportTest, SaysWhoBlocksAndWhatToDo) {
+  EXPECT_EQ(
+      FormatCliqueExplanation(WaitingClique(), 2, Terminal()),
+      "language/tp/0 is GATHERING: attempt 2 waits for 3 of 4 workers to come\n"
+      "the attempt before it ended with PEER_LOST: rank 5 was lost\n"
+      "\n"
+      "RANK  DID     BLOCKS  STATE         PHASE    HOST    LAST SEEN\n"
+      "   5  ABSENT  yes     LOST          forming  host-a  -\n"
+      "   6  ABSENT  yes     UNREGISTERED  -        -       -\n"
+      "and 1 more; -o wide shows all\n"
+      "\n"
+      "what to do\n"
+      "  rank 5: stopped renewing their leases: they died, hang, or cannot "
+      "reach the coordinator; look at the hosts and start them again\n"
+      "  ranks 6-7: never registered: start them, or look at why they did not "
+      "start\n");
+}
+
+TEST(CliqueReportTest, JsonHasNullForWhatIsNotThere) {
+  v1::CliqueSummary idle;
+  idle.set_name("language/tp/0");
+  idle.set_kind(v1::WORKER);
+  idle.set_state(v1::CliqueSummary::IDLE);
+  idle.set_member_count(2);
+  EXPECT_EQ(CliqueJson(idle).dump(),
+            R"({"name":"language/tp/0","kind":"WORKER","state":"IDLE",)"
+            R"("term":0,"attempt":0,"backend":null,"done_count":0,)"
+            R"("member_count":2,"missing":null,"last_abort_reason":null,)"
+            R"("last_abort_message":null})");
+  EXPECT_EQ(CliqueJson(WaitingClique().clique())["missing"].dump(),
+            R"({"ranges":"5-7","rank_count":3,"truncated":false,)"
+            R"("report":null})");
+}
+
+TEST(MemberTableTest, JsonHasNullForTimesThatAreNotKnown) {
+  v1::Member member;
+  member.set_state(v1::Member::UNREGISTERED);
+  EXPECT_TRUE(MemberJson(member)["expire_time"].is_null());
+  EXPECT_TRUE(MemberJson(member)["last_seen_time"].is_null());
+  member.mutable_last_seen_time()->set_seconds(1);
+  EXPECT_EQ(MemberJson(member)["last_seen_time"], "1970-01-01T00:00:01Z");
+}
+
+TEST(EventTableTest, LinesUpUnderTitles) {
+  v1::Event event;
+  event.set_number(7);
+  event.mutable_time()->set_seconds(60);
+  event.set_type("member_lost");
+  event.set_text("job=vlm rank=3");
+  EXPECT_EQ(FormatEvents({event}),
+            "NUMBER  TIME                  TYPE         WHAT\n"
+            "     7  1970-01-01T00:01:00Z  member_lost  job=vlm rank=3\n");
+}
+
+}  // namespace
+}  // namespace shardwright
