@@ -15,8 +15,8 @@ import urllib.parse
 import urllib.request
 import xml.etree.ElementTree as ElementTree
 
-_UNITTEST = re.compile(r"^Ran (\d+) tests? in [^\n]*\n\n(?:OK|FAILED)(?: \((.*)\))?$",
-                       re.M)
+_UNITTEST = re.compile(
+    r"^Ran (\d+) tests? in [^\n]*\n\n(?:OK|FAILED)(?: \((.*)\))?$", re.M)
 
 
 def _read(outputs, name):

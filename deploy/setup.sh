@@ -12,7 +12,8 @@ if ! command -v dpkg-query apt-get >/dev/null; then
 fi
 
 if [[ ! -e /proc/self/exe ]]; then
-  echo "setup: /proc is not mounted; Bazel needs it (mount -t proc proc /proc)" >&2
+  echo "setup: /proc is not mounted; Bazel needs it" \
+    "(mount -t proc proc /proc)" >&2
   exit 1
 fi
 

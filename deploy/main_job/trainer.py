@@ -1,7 +1,7 @@
 """One trainer process: the language rank that main.py gives it.
 
-Knows nothing of the other ranks. Asks the coordinator for its own plan only, has
-its worker carry the plan out on shared memory, and leaves what it got in
+Knows nothing of the other ranks. Asks the coordinator for its own plan only,
+has its worker carry the plan out on shared memory, and leaves what it got in
 RESULTS/NAME-RANK.npz. Standard output is progress for people.
 """
 

@@ -160,7 +160,8 @@ class BadLayoutsTest(unittest.TestCase):
 
   def test_good_layout_is_good(self):
     path = self.write(GOOD)
-    self.assertEqual(processes.shardctl("layout", "validate", path).exit_code, 0)
+    checked = processes.shardctl("layout", "validate", path)
+    self.assertEqual(checked.exit_code, 0, checked)
     answer = self.coordinator.shardctl("apply", "-f", path, "--dry-run")
     self.assertEqual(answer.exit_code, 0, answer)
     self.assertEqual(self.layouts(), [])

@@ -95,6 +95,16 @@ class _Int64s:
         self.count = array.size
 
 
+def _input_ids(name: str, sample: Any) -> numpy.ndarray:
+    if isinstance(sample, Mapping):
+        if set(sample) != {"input_ids"}:
+            raise invalid(
+                _INVALID_BATCH, f"{name} must have input_ids and nothing else"
+            )
+        sample = sample["input_ids"]
+    return _integers(f"{name}.input_ids", sample)
+
+
 def _optional(name: str, values: Any) -> _Int64s:
     return _Int64s(_integers(name, [] if values is None else values))
 
@@ -270,17 +280,12 @@ class _PlanSource:
                 if unknown
                 else f"the batch lacks {missing[0]!r}",
             )
-        samples = []
-        for i, sample in enumerate(_list("samples", batch["samples"])):
-            if isinstance(sample, Mapping):
-                if set(sample) != {"input_ids"}:
-                    raise invalid(
-                        _INVALID_BATCH,
-                        f"samples[{i}] must have input_ids and nothing else",
-                    )
-                sample = sample["input_ids"]
-            samples.append(_integers(f"samples[{i}].input_ids", sample))
-        ids, lengths = _flat(samples)
+        ids, lengths = _flat(
+            [
+                _input_ids(f"samples[{i}]", sample)
+                for i, sample in enumerate(_list("samples", batch["samples"]))
+            ]
+        )
         lanes = batch.get("cu_seqlens_padded")
         offsets, offset_counts = _flat(
             [

@@ -1,0 +1,109 @@
+#!/bin/bash
+# Runs the checks that take too long for every change, the named ones or all:
+#   tests/checks.sh [asan|ubsan|tsan|layering|lint|tidy|fuzz]... [BAZEL FLAG]...
+# Ends with a line for each, and with 1 if one failed. Not part of CI.
+set -uo pipefail
+
+here="$(dirname "$(readlink -f "$0")")"
+cd "$here/.."
+checks=()
+options=()
+for argument in "$@"; do
+  case "$argument" in
+    asan | ubsan | tsan | layering | lint | tidy | fuzz)
+      checks+=("$argument")
+      ;;
+    -*) options+=("$argument") ;;
+    *)
+      sed -n '2,4s/^# //p' "$0" >&2
+      exit 2
+      ;;
+  esac
+done
+[[ ${#checks[@]} -gt 0 ]] ||
+  checks=(tidy layering lint asan ubsan tsan fuzz)
+
+bazel() {
+  local command="$1"
+  shift
+  bash deploy/bazel.sh "$command" ${options[@]+"${options[@]}"} "$@"
+}
+
+run_tests() {
+  bash deploy/run_tests.sh ${options[@]+"${options[@]}"} "$@"
+}
+
+asan() {
+  # Python loads an instrumented library, so it too needs the runtime first.
+  local leaks="suppressions=$here/lsan_suppressions.txt:print_suppressions=0"
+  run_tests --config=asan "--test_env=LSAN_OPTIONS=$leaks" \
+    "--run_under=env LD_PRELOAD=$(g++ -print-file-name=libasan.so)"
+}
+
+ubsan() {
+  run_tests --config=ubsan
+}
+
+# Tests in C++ without gRPC have nothing to be forgiven; the rest, programs
+# that Python tests start included, call libraries that are not instrumented.
+tsan() {
+  local grpc='rdeps(//..., @grpc//:all)' all='tests(//...)'
+  local pure="kind(cc_test, $all) except $grpc"
+  # Python itself cannot load an instrumented library.
+  local rest="$all intersect $grpc except rdeps(//..., //client/python:all)"
+  local targets
+  targets="$(bash deploy/bazel.sh query "$pure" 2>/dev/null)" || return
+  # shellcheck disable=SC2086
+  run_tests --config=tsan $targets || return
+  targets="$(bash deploy/bazel.sh query "$rest" 2>/dev/null)" || return
+  # shellcheck disable=SC2086
+  run_tests --config=tsan $targets \
+    "--test_env=TSAN_OPTIONS=suppressions=$here/tsan_suppressions.txt"
+}
+
+# refused TARGET WORDS: layering must refuse TARGET with an error of WORDS.
+refused() {
+  local log
+  if log="$(bazel build --config=layering "//tests/layering:$1" 2>&1)"; then
+    echo "layering: //tests/layering:$1 was built, and should not" >&2
+    return 1
+  fi
+  grep -q "$2" <<<"$log" || {
+    echo "$log" >&2
+    return 1
+  }
+}
+
+layering() {
+  bazel build --config=layering //... &&
+    refused undeclared_include 'does not depend on a module exporting' &&
+    refused unlocked_member 'requires holding mutex'
+}
+
+lint() {
+  bazel build //proto:services //coordinator/core:stored || return
+  find client coordinator proto tests worker -name '*.cc' \
+    -not -path 'tests/layering/*' -print0 |
+    xargs -0 -n 1 -P "$(nproc)" sh -c 'clang-tidy --quiet "$1" -- \
+      -std=c++17 -I. -Ibazel-bin -Ibazel-bin/proto 2>/dev/null' --
+}
+
+tidy() {
+  bazel test //tests/tidy/...
+}
+
+fuzz() {
+  bash tests/fuzz.sh
+}
+
+results=()
+failed=0
+for check in "${checks[@]}"; do
+  echo "checks: $check"
+  begin=$SECONDS
+  result=passed
+  "$check" || { result=FAILED failed=1; }
+  results+=("$(printf '%-9s %s %6d s' "$check" "$result" $((SECONDS - begin)))")
+done
+printf '%s\n' "${results[@]}"
+exit "$failed"

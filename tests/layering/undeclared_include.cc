@@ -1,0 +1,3 @@
+// Includes what its target does not depend on.
+
+#include "proto/plan/grid.h"
