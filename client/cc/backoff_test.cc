@@ -25,7 +25,7 @@ TEST(BackoffTest, JitterIsFull) {
   for (int i = 0; i < kDrawCount; ++i) {
     if (backoff.Next() < Backoff::kMax / 2) ++low_count;
   }
-  EXPECT_NEAR(low_count, kDrawCount / 2, kDrawCount / 10);
+  EXPECT_NEAR(low_count, 0.5 * kDrawCount, 0.1 * kDrawCount);
 }
 
 TEST(BackoffTest, ResetBeginsAgain) {
