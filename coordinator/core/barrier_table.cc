@@ -284,6 +284,7 @@ void BarrierTable::MemberLost(const MemberKey& member, const absl::Status& end,
        std::get<1>(it->first) == member.kind;
        ++it) {
     Barrier& barrier = it->second;
+    barrier.gave_up.erase(member.rank);
     barrier.released_incarnations.erase(member.rank);
     if (barrier.released_incarnations.empty()) barrier.released.reset();
   }

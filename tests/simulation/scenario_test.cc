@@ -37,6 +37,12 @@ v1::RegisterRequest Registration(Rank rank, uint64_t incarnation) {
   return request;
 }
 
+v1::SessionRequest Renewal(Rank rank, uint64_t incarnation) {
+  v1::SessionRequest request;
+  *request.mutable_caller() = CallerOf(rank, incarnation);
+  return request;
+}
+
 v1::WaitAtBarrierRequest Wait(const v1::Caller& caller, int timeout_s) {
   v1::WaitAtBarrierRequest request;
   *request.mutable_caller() = caller;
@@ -248,6 +254,25 @@ TEST_F(ScenarioTest, AWriteThatNobodyWasToldOfHolds) {
   EXPECT_EQ(sim_.coordinator().FindLayout("job-0")->generation(), 2);
   sim_.Launch(2);
   ASSERT_TRUE(sim_.RunUntil([&] { return sim_.AllFormed(); }));
+}
+
+// --- Found.
+
+// Rank 1 gives up at a barrier and dies later; rank 2 never comes. Who waits
+// longer must be told of both: the dead one does not come back by itself.
+TEST_F(ScenarioTest, ADeadMemberIsNamedThoughItGaveUpAtTheBarrier) {
+  ASSERT_THAT(sim_.Apply(LanguageLayout(3)), IsOk());
+  sim_.Handle(Registration(0, 1000));
+  sim_.Handle(Registration(1, 1001));
+  const StreamId wait = sim_.Handle(Wait(CallerOf(0, 1000), 14)).stream;
+  sim_.Handle(Wait(CallerOf(1, 1001), 1));
+  sim_.Advance(absl::Seconds(5));
+  sim_.Handle(Renewal(0, 1000));
+  sim_.Advance(absl::Seconds(10));
+
+  ASSERT_TRUE(sim_.EndOf(wait).has_value());
+  EXPECT_THAT(*sim_.EndOf(wait), HasReason("MEMBERS_MISSING"));
+  EXPECT_EQ(DetailOf(*sim_.EndOf(wait)).missing().ranges(), "1-2");
 }
 
 }  // namespace
