@@ -327,6 +327,7 @@ void CliqueTable::MemberLost(const Layout& layout, const MemberKey& member,
     if (clique == cliques_.end()) continue;
     const std::optional<int> position = clique->second.PositionOf(member.rank);
     if (position.has_value()) clique->second.seats[*position].gave_up = false;
+    ++clique->second.version;
     Abort(clique->second, "PEER_LOST", what, now, effects);
   }
 }

@@ -43,6 +43,19 @@ v1::SessionRequest Renewal(Rank rank, uint64_t incarnation) {
   return request;
 }
 
+v1::FormCommunicatorsRequest Formation(const Simulation& sim,
+                                       const v1::Caller& caller,
+                                       int timeout_s) {
+  v1::FormCommunicatorsRequest request;
+  *request.mutable_caller() = caller;
+  request.set_backend(v1::GLOO);
+  request.set_layout_digest(
+      sim.coordinator().FindLayout("job-0")->layout->digest());
+  request.mutable_timeout()->set_seconds(timeout_s);
+  request.add_kinds("tp");
+  return request;
+}
+
 v1::WaitAtBarrierRequest Wait(const v1::Caller& caller, int timeout_s) {
   v1::WaitAtBarrierRequest request;
   *request.mutable_caller() = caller;
@@ -273,6 +286,23 @@ TEST_F(ScenarioTest, ADeadMemberIsNamedThoughItGaveUpAtTheBarrier) {
   ASSERT_TRUE(sim_.EndOf(wait).has_value());
   EXPECT_THAT(*sim_.EndOf(wait), HasReason("MEMBERS_MISSING"));
   EXPECT_EQ(DetailOf(*sim_.EndOf(wait)).missing().ranges(), "1-2");
+}
+
+// The same at a clique, when somebody was told who is missing in between.
+TEST_F(ScenarioTest, ADeadMemberIsNamedThoughItGaveUpForming) {
+  ASSERT_THAT(sim_.Apply(LanguageLayout(3)), IsOk());
+  sim_.Handle(Registration(0, 1000));
+  sim_.Handle(Registration(1, 1001));
+  const StreamId form =
+      sim_.Handle(Formation(sim_, CallerOf(0, 1000), 14)).stream;
+  sim_.Handle(Formation(sim_, CallerOf(1, 1001), 1));
+  sim_.Advance(absl::Seconds(5));
+  sim_.Handle(Renewal(0, 1000));
+  sim_.Advance(absl::Seconds(10));
+
+  ASSERT_TRUE(sim_.EndOf(form).has_value());
+  EXPECT_THAT(*sim_.EndOf(form), HasReason("MEMBERS_MISSING"));
+  EXPECT_EQ(DetailOf(*sim_.EndOf(form)).missing().ranges(), "1-2");
 }
 
 }  // namespace
