@@ -32,6 +32,7 @@ ExitCode ExitCodeOf(const absl::Status& status) {
       return kExitOk;
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kDeadlineExceeded:
+    case absl::StatusCode::kResourceExhausted:
       return kExitUnreachable;
     case absl::StatusCode::kNotFound:
       return kExitNotFound;

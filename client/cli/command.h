@@ -20,7 +20,7 @@ enum ExitCode {
   kExitOk = 0,
   kExitUnexpected = 1,
   kExitUsage = 2,
-  kExitUnreachable = 3,  // Or timed out.
+  kExitUnreachable = 3,  // Or timed out, or too busy.
   kExitNotFound = 4,
   kExitInvalidInput = 5,  // A file that is missing, too.
   kExitDifference = 6,

@@ -27,9 +27,12 @@ INSTANTIATE_TEST_SUITE_P(
                       ExitCodeCase{absl::StatusCode::kInternal, 1},
                       ExitCodeCase{absl::StatusCode::kUnavailable, 3},
                       ExitCodeCase{absl::StatusCode::kDeadlineExceeded, 3},
+                      ExitCodeCase{absl::StatusCode::kResourceExhausted, 3},
                       ExitCodeCase{absl::StatusCode::kNotFound, 4},
                       ExitCodeCase{absl::StatusCode::kInvalidArgument, 5},
+                      ExitCodeCase{absl::StatusCode::kOutOfRange, 5},
                       ExitCodeCase{absl::StatusCode::kPermissionDenied, 7},
+                      ExitCodeCase{absl::StatusCode::kUnauthenticated, 7},
                       ExitCodeCase{absl::StatusCode::kAlreadyExists, 8},
                       ExitCodeCase{absl::StatusCode::kFailedPrecondition, 8},
                       ExitCodeCase{absl::StatusCode::kAborted, 8}));
@@ -55,6 +58,30 @@ TEST(FormatErrorTest, NamesMissingRanks) {
       Error(absl::StatusCode::kDeadlineExceeded, "5 ranks are missing", detail);
   EXPECT_EQ(FormatError(status),
             "error: 5 ranks are missing\nmissing ranks: 0-3,17\n");
+}
+
+TEST(FormatErrorTest, NamesTheCommandForASetThatWasCut) {
+  v1::ErrorDetail detail;
+  detail.set_reason("MEMBERS_MISSING");
+  detail.mutable_missing()->set_ranges("0-3,17");
+  detail.mutable_missing()->set_truncated(true);
+  detail.mutable_missing()->set_report("7-12");
+  const absl::Status status = Error(absl::StatusCode::kDeadlineExceeded,
+                                    "90 ranks are missing", detail);
+  EXPECT_EQ(FormatError(status),
+            "error: 90 ranks are missing\n"
+            "missing ranks: 0-3,17 and more\n"
+            "all of them: shardctl explain missing 7-12 --coordinator "
+            "HOST:PORT\n");
+}
+
+TEST(WithHintTest, KeepsReasonAndDetails) {
+  const absl::Status status = WithHint(
+      Error(absl::StatusCode::kNotFound, "JOB_NOT_FOUND", "no", {{"job", "x"}}),
+      "did you mean 'y'?");
+  EXPECT_EQ(status.message(), "no; did you mean 'y'?");
+  EXPECT_EQ(ReasonOf(status), "JOB_NOT_FOUND");
+  EXPECT_EQ(DetailOf(status).metadata().at("job"), "x");
 }
 
 TEST(FormatErrorTest, SaysWhatToTryNext) {

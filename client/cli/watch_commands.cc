@@ -4,8 +4,8 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -125,56 +125,34 @@ absl::Status WatchLayouts(const Console& console, const Options& options) {
   }
 }
 
-// Events as they come. Numbers begin again when the coordinator does, which
-// may have reached any number meanwhile: so each request asks for the last
-// event again, and what comes must be that one.
+// Events as they come, of one coordinator after another.
 class EventReader {
  public:
   EventReader(CoordinatorClient client, std::string job, int64_t after)
-      : client_(std::move(client)), after_(after) {
+      : client_(std::move(client)) {
     request_.set_job(std::move(job));
+    request_.set_after(after);
     request_.set_page_size(1000);
   }
 
   // What is new; may be nothing.
-  absl::StatusOr<std::vector<v1::Event>> Next() {
-    ASSIGN_OR_RETURN(v1::ListEventsResponse response, Ask());
-    if (IsOther(response)) {
-      last_.reset();
-      after_ = 0;
-      ASSIGN_OR_RETURN(response, Ask());
+  absl::StatusOr<v1::ListEventsResponse> Next() {
+    ASSIGN_OR_RETURN(v1::ListEventsResponse response,
+                     client_.ListEvents(request_));
+    if (term_ != 0 && response.term() != term_) {
+      // It may have reached any number meanwhile.
+      request_.set_after(0);
+      ASSIGN_OR_RETURN(response, client_.ListEvents(request_));
     }
-    std::vector<v1::Event> events;
-    for (const v1::Event& event : response.events()) {
-      if (event.number() > after_) events.push_back(event);
-    }
-    if (!events.empty()) {
-      last_ = events.back();
-      after_ = last_->number();
-    }
-    return events;
+    term_ = response.term();
+    request_.set_after(response.last());
+    return response;
   }
 
  private:
-  absl::StatusOr<v1::ListEventsResponse> Ask() {
-    request_.set_after(last_.has_value() ? after_ - 1 : after_);
-    return client_.ListEvents(request_);
-  }
-
-  // Whether it is of another coordinator than the last event.
-  bool IsOther(const v1::ListEventsResponse& response) const {
-    if (response.last() < after_) return true;
-    if (!last_.has_value() || response.events().empty()) return false;
-    const v1::Event& first = response.events(0);
-    return first.number() == after_ && (TimeUtil::ToString(first.time()) !=
-                                            TimeUtil::ToString(last_->time()) ||
-                                        first.text() != last_->text());
-  }
-
   const CoordinatorClient client_;
   v1::ListEventsRequest request_;
-  std::optional<v1::Event> last_;
-  int64_t after_;
+  int64_t term_ = 0;  // 0: not known yet.
 };
 
 absl::Status WatchEvents(const Console& console, const Options& options) {
@@ -182,14 +160,14 @@ absl::Status WatchEvents(const Console& console, const Options& options) {
   EventReader reader(options.Connect(), options.job, options.after);
   Patience patience(console, interruption);
   for (bool reached = false;; reached = true) {
-    const absl::StatusOr<std::vector<v1::Event>> events = reader.Next();
-    if (!events.ok()) {
+    const absl::StatusOr<v1::ListEventsResponse> news = reader.Next();
+    if (!news.ok()) {
       if (interruption.occurred()) return absl::OkStatus();
-      if (!reached || !patience.Wait(events.status())) return events.status();
+      if (!reached || !patience.Wait(news.status())) return news.status();
       continue;
     }
     patience.Succeeded();
-    for (const v1::Event& event : *events) {
+    for (const v1::Event& event : news->events()) {
       PrintOne(console, options, EventJson(event), FormatEvent(event));
     }
     if (!console.out.good()) return absl::OkStatus();

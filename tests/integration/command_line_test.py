@@ -1,7 +1,12 @@
 """Is the command line what scripts rely on: exit codes, streams, same bytes?"""
 
 import json
+import os
+import pty
+import re
+import shutil
 import socket
+import subprocess
 import unittest
 
 from tests.integration import processes
@@ -60,8 +65,12 @@ class CommandLineTest(unittest.TestCase):
         ["--cu-seqlens-padded", "0,8,24", "--cu-seqlens", "0,5,16"],
         ["plan", "compose", "--batch", self.batch],
         ["plan", "compose", "--batch", self.batch, "--rank", "5", "--rows"],
+        ["plan", "compare", "--lengths", "512,300,7"],
+        ["plan", "compare", "--cu-seqlens", "0,9,9,40", "--cp", "1,3"],
+        ["explain", "rank", "2"],
+        ["explain", "rank", "7"],
     ):
-      for output in ("json", "table"):
+      for output in ("json", "yaml", "table", "wide"):
         with self.subTest(command=command, output=output):
           offline = self.offline(*command, "-o", output)
           online = self.online(*command, "-o", output)
@@ -79,6 +88,15 @@ class CommandLineTest(unittest.TestCase):
         PLAN_SHARD + ["--rank", "3"],
         PLAN_SHARD + ["--rank", "99"],
         PLAN_SHARD + ["--cu-seqlens-padded", "0,6,24"],
+        ["explain", "rank", "8"],
+        ["explain", "rank", "-1"],
+        ["plan", "compare", "--lengths", "5,-1"],
+        ["plan", "compare", "--lengths", "0"],
+        ["plan", "compare", "--lengths", "5", "--cp", "0"],
+        ["plan", "compare", "--lengths", "5", "--tp", "0"],
+        ["plan", "compare", "--cu-seqlens", "1,5"],
+        ["plan", "compare", "--cu-seqlens", "0,5,4"],
+        ["plan", "compare", "--lengths-file", "/nowhere"],
         ["plan", "shard", "--module", "images", "--seq-length", "24"],
         ["plan", "shard", "--module", "none", "--seq-length", "24"],
         ["plan", "shard", "--module", "language", "--seq-length", "0"],
@@ -110,6 +128,41 @@ class CommandLineTest(unittest.TestCase):
         self.assertEqual(answer.out, "")
         self.assertTrue(answer.err)
 
+  def test_compare_needs_no_layout_and_reads_files_and_pipes(self):
+    listed = processes.shardctl("plan", "compare", "--lengths", "512,300,7",
+                                "--cp", "2,4", "-o", "json")
+    piped = processes.shardctl("plan", "compare", "--lengths-file", "-", "--cp",
+                               "2,4", "-o", "json", stdin="512\n300, 7\n")
+    self.assertEqual(piped.out, listed.out)
+    self.assertEqual([size["cp"] for size in listed.json["sizes"]], [2, 4])
+    default = processes.shardctl("plan", "compare", "--lengths", "9", "-o",
+                                 "json").json
+    self.assertEqual([size["cp"] for size in default["sizes"]], [1, 2, 4, 8])
+    bad = processes.shardctl("plan", "compare", "--lengths-file", "-",
+                             stdin="5 six")
+    self.assertEqual(bad.exit_code, 5, bad)
+    self.assertIn("entry 2, 'six'", bad.err)
+    for usage in ([], ["--lengths", "5", "--cu-seqlens", "0,5"],
+                  ["--lengths", "5", "--job", "x"], ["--lengths", "x"]):
+      self.assertEqual(processes.shardctl("plan", "compare", *usage).exit_code,
+                       2)
+
+  def test_slips_in_commands_and_options_get_a_suggestion(self):
+    for command, guess in ((["layuot", "groups"], "layout"),
+                           (["get", "member"], "members"),
+                           (["explain", "clqiue"], "clique"),
+                           (PLAN_SHARD + ["--layuot", "x"], "--layout"),
+                           (["health", "--cordinator=x:1"], "--coordinator")):
+      answer = processes.shardctl(*command)
+      self.assertEqual(answer.exit_code, 2, answer)
+      self.assertIn(f"did you mean '{guess}'?", answer.err)
+    answer = self.offline("plan", "shard", "--module", "langauge",
+                          "--seq-length", "24")
+    self.assertIn("did you mean 'language'?", answer.err)
+    answer = self.online("layout", "groups", job="vlm_8")
+    self.assertEqual(answer.exit_code, 4, answer)
+    self.assertIn("did you mean 'vlm-8'?", answer.err)
+
   def test_help_and_version_are_no_errors(self):
     for command in (["--help"], ["plan", "shard", "--help"], ["version"]):
       answer = processes.shardctl(*command)
@@ -130,11 +183,19 @@ class CommandLineTest(unittest.TestCase):
 
   def test_what_is_not_there_is_4(self):
     for command in (["get", "ranks"], ["get", "groups"], ["get", "workers"],
+                    ["get", "members"], ["get", "communicators"],
+                    ["get", "events"], ["explain", "clique", "language/tp/0"],
+                    ["explain", "rank", "0"], ["describe", "worker", "0"],
                     ["describe", "rank", "0"], PLAN_SHARD):
       answer = self.online(*command, job="none")
       self.assertEqual(answer.exit_code, 4, answer)
       self.assertIn("none", answer.err)
-    answer = self.online("describe", "rank", "8")
+    for command in (["describe", "rank", "8"], ["explain", "rank", "8"],
+                    ["describe", "worker", "0"],
+                    ["explain", "clique", "language/tp/99"]):
+      answer = self.online(*command)
+      self.assertEqual(answer.exit_code, 4, answer)
+    answer = self.coordinator.shardctl("explain", "missing", "none")
     self.assertEqual(answer.exit_code, 4, answer)
 
   def test_stale_generation_is_8_and_changes_nothing(self):
@@ -188,6 +249,107 @@ class CommandLineTest(unittest.TestCase):
     self.assertIn("████", utf8.out)
     for answer in (plain, utf8):
       self.assertNotIn("\x1b", answer.out)
+
+  def test_colors_come_on_a_terminal_only_and_can_be_refused(self):
+    command = [processes.program("client/cli/shardctl"), *PLAN_SHARD,
+               "--layout", str(self.layout)]
+    on = {"TERM": "xterm-256color", "NO_COLOR": ""}
+    self.assertIn("\x1b[", on_terminal(command, on))
+    self.assertNotIn("\x1b[", on_terminal(command, dict(on, NO_COLOR="1")))
+    self.assertNotIn("\x1b[", on_terminal(command, dict(on, TERM="dumb")))
+    self.assertNotIn("\x1b[", on_terminal(command + ["--no-color"], on))
+
+
+def on_terminal(command, environment):
+  """What a command prints on a terminal of its own."""
+  pid, terminal = pty.fork()
+  if pid == 0:
+    os.execve(command[0], command, dict(os.environ, **environment))
+  text = b""
+  try:
+    while chunk := os.read(terminal, 65536):
+      text += chunk
+  except OSError:  # The terminal's other side is closed: that is its end.
+    pass
+  os.close(terminal)
+  os.waitpid(pid, 0)
+  return text.decode()
+
+
+class CompletionTest(unittest.TestCase):
+  """The scripts, in the real shells."""
+
+  def complete(self, *words, shell="bash"):
+    """What the shell would offer for the last of `words`."""
+    script = processes.shardctl("completion", "bash")
+    self.assertEqual(script.exit_code, 0, script)
+    quoted = " ".join(f"'{word}'" for word in ("shardctl",) + words)
+    answer = subprocess.run(
+        ["bash", "-c", f"{script.out}\nCOMP_WORDS=({quoted})\n"
+         f"COMP_CWORD={len(words)}\n_shardctl\n"
+         "printf '%s\\n' \"${COMPREPLY[@]}\""],
+        capture_output=True, encoding="utf-8", check=True,
+        cwd=processes.temporary_directory())
+    self.assertEqual(answer.stderr, "")
+    return answer.stdout.split()
+
+  def test_commands_at_every_depth(self):
+    self.assertIn("explain", self.complete(""))
+    self.assertEqual(self.complete("lay"), ["layout"])
+    self.assertEqual(self.complete("explain", "c"), ["clique"])
+    self.assertEqual(self.complete("plan", "com"), ["compose", "compare"])
+
+  def test_options_of_the_command_and_no_others(self):
+    self.assertEqual(self.complete("plan", "shard", "--mo"), ["--module"])
+    self.assertEqual(self.complete("plan", "shard", "--layout", "x", "--ro"),
+                     ["--rows"])
+    self.assertEqual(self.complete("health", "--mo"), [])
+
+  def test_values_that_are_choices(self):
+    self.assertEqual(self.complete("get", "members", "-o", ""),
+                     ["table", "wide", "json", "yaml"])
+    self.assertEqual(self.complete("get", "members", "--output", "=", "j"),
+                     ["json"])
+    self.assertEqual(self.complete("explain", "clique", "--kind", "t"),
+                     ["trainer"])
+    self.assertEqual(self.complete("health", "--coordinator", ""), [])
+
+  def test_files(self):
+    directory = processes.temporary_directory()
+    (directory / "my.yaml").touch()
+    prefix = f"{directory}/my"
+    for words in (("layout", "validate"), ("apply", "-f"),
+                  ("explain", "rank", "5", "--layout")):
+      self.assertEqual(self.complete(*words, prefix), [f"{prefix}.yaml"])
+
+  def test_every_command_of_the_help_is_offered(self):
+
+    def walk(command):
+      text = processes.shardctl(*command, "--help").out
+      names = re.findall(r"^  ([a-z]+) ", text.partition("Subcommands:\n")[2],
+                         re.M)
+      offered = self.complete(*command, "")
+      for name in names:
+        self.assertIn(name, offered)
+        walk(command + [name])
+      options = re.findall(r"^ +(?:-\w,)?(--[a-z-]+)", text, re.M)
+      self.assertTrue(options)
+      for option in options:
+        self.assertIn(option, self.complete(*command, "--"))
+
+    walk([])
+
+  @unittest.skipUnless(shutil.which("zsh"), "zsh is not installed")
+  def test_zsh_completes_with_it_too(self):
+    script = processes.shardctl("completion", "zsh").out
+    subprocess.run(["zsh", "-n"], input=script, encoding="utf-8", check=True)
+    answer = subprocess.run(
+        ["zsh", "-f", "-c", f"{script}\nCOMP_WORDS=(shardctl explain c)\n"
+         "COMP_CWORD=2\nemulate -L zsh; setopt ksh_arrays sh_word_split\n"
+         "_shardctl; print -l $COMPREPLY"],
+        capture_output=True, encoding="utf-8", check=False,
+        env=dict(os.environ, HOME=str(processes.temporary_directory())))
+    self.assertEqual(answer.stdout.split(), ["clique"], answer.stderr)
 
 
 if __name__ == "__main__":
