@@ -1,5 +1,6 @@
 #include "client/cc/channel.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -55,7 +56,14 @@ absl::Status Channel::ToStatus(const grpc::Status& status) const {
                  absl::StrCat(target_, " did not answer in time"),
                  {{"target", target_}});
   }
-  return FromGrpcStatus(status);
+  if (has_reason || status.ok()) return FromGrpcStatus(status);
+  const auto code = static_cast<absl::StatusCode>(status.error_code());
+  return Error(code,
+               code == absl::StatusCode::kCancelled ? "CALL_CANCELLED"
+               : code == absl::StatusCode::kResourceExhausted
+                   ? "MESSAGE_TOO_LARGE"
+                   : "CALL_FAILED",
+               status.error_message(), {{"target", target_}});
 }
 
 absl::Status Channel::Retry(
@@ -64,12 +72,18 @@ absl::Status Channel::Retry(
   const absl::Time deadline = absl::Now() + timeout;
   Backoff backoff;
   for (;;) {
-    const grpc::Status status = attempt();
-    if (status.error_code() != grpc::StatusCode::UNAVAILABLE) {
-      return ToStatus(status);
+    const absl::Status status = ToStatus(attempt());
+    const v1::ErrorDetail detail = DetailOf(status);
+    if (!absl::IsUnavailable(status) && !detail.has_retry_delay()) {
+      return status;
     }
-    const absl::Duration delay = backoff.Next();
-    if (absl::Now() + delay >= deadline) return ToStatus(status);
+    // The backoff is added as jitter: many are told the same delay.
+    const absl::Duration delay =
+        std::max(absl::ZeroDuration(),
+                 absl::Seconds(detail.retry_delay().seconds()) +
+                     absl::Nanoseconds(detail.retry_delay().nanos())) +
+        backoff.Next();
+    if (absl::Now() + delay >= deadline) return status;
     absl::SleepFor(delay);
   }
 }

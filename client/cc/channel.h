@@ -31,11 +31,10 @@ class Channel {
   }
 
   // Makes one call with `call_timeout`, and repeats it while the answer is
-  // UNAVAILABLE until `retry_timeout` has passed; 0 never repeats.
+  // UNAVAILABLE, or says when to come again, until `retry_timeout` has passed;
+  // 0 never repeats.
   //
-  // Errors: as the method, with its reason, and
-  //   UNAVAILABLE       UNREACHABLE: there is no connection to the server.
-  //   DEADLINE_EXCEEDED CALL_TIMEOUT: no answer within `call_timeout`.
+  // Errors: as the method, with its reason, and those of ToStatus().
   template <typename Stub, typename Request, typename Response>
   absl::StatusOr<Response> Call(
       Stub& stub,
@@ -53,7 +52,13 @@ class Channel {
     return response;
   }
 
-  // A failure as the caller shall see it: the server's own, or the two above.
+  // A failure as the caller shall see it: the server's own, or gRPC's, which
+  // comes without a reason and gets one:
+  //   UNAVAILABLE        UNREACHABLE: there is no connection to the server.
+  //   DEADLINE_EXCEEDED  CALL_TIMEOUT: no answer in time.
+  //   CANCELLED          CALL_CANCELLED: by this client.
+  //   RESOURCE_EXHAUSTED MESSAGE_TOO_LARGE: above what either side takes.
+  //   any other          CALL_FAILED.
   absl::Status ToStatus(const grpc::Status& status) const;
 
   static std::chrono::system_clock::time_point DeadlineAfter(

@@ -5,8 +5,9 @@
 //
 // Retries: unary calls that fail with UNAVAILABLE are repeated with exponential
 // backoff and full jitter until Options::retry_timeout has passed; every unary
-// method of the services is idempotent. Streams are not repeated: who holds one
-// knows what to do after a restart.
+// method of the services is idempotent. So are calls that an overloaded server
+// refuses, after the delay that it names. Streams are not repeated: who holds
+// one knows what to do after a restart.
 //
 // Deadlines: every unary try has Options::call_timeout. Streams that wait take
 // their timeout in the request and end by themselves; the client adds slack so

@@ -134,6 +134,39 @@ TEST_F(CoordinatorClientTest, DoesNotRepeatWhenToldNotTo) {
   EXPECT_EQ(layouts_.call_count, 1);
 }
 
+TEST_F(CoordinatorClientTest, ComesAgainWhenAnOverloadedServerSaysSo) {
+  v1::ErrorDetail detail;
+  detail.set_reason("OVERLOADED");
+  detail.mutable_retry_delay()->set_nanos(200'000'000);
+  layouts_.script = {
+      Error(absl::StatusCode::kResourceExhausted, "busy", detail)};
+  const absl::Time begin = absl::Now();
+  EXPECT_THAT(Client().GetLayout({}), IsOk());
+  EXPECT_GE(absl::Now() - begin, absl::Milliseconds(200));
+  EXPECT_EQ(layouts_.call_count, 2);
+}
+
+TEST_F(CoordinatorClientTest, DoesNotWaitLongerForAnOverloadedServerThanItMay) {
+  v1::ErrorDetail detail;
+  detail.set_reason("OVERLOADED");
+  detail.mutable_retry_delay()->set_seconds(3600);
+  layouts_.script = {
+      Error(absl::StatusCode::kResourceExhausted, "busy", detail)};
+  EXPECT_THAT(Client(absl::Seconds(5)).GetLayout({}), HasReason("OVERLOADED"));
+  EXPECT_EQ(layouts_.call_count, 1);
+}
+
+TEST_F(CoordinatorClientTest, FailuresOfGrpcItselfGetAReason) {
+  EXPECT_THAT(Client().ListLayouts({}), HasReason("CALL_FAILED"));
+  CallCanceller canceller;
+  canceller.Cancel();
+  EXPECT_THAT(
+      Client().WaitAtBarrier(
+          BarrierRequest(),
+          [](const v1::WaitAtBarrierResponse&) { return true; }, canceller),
+      HasReason("CALL_CANCELLED"));
+}
+
 TEST_F(CoordinatorClientTest, RepeatsNothingElse) {
   layouts_.script = {Error(absl::StatusCode::kNotFound, "JOB_NOT_FOUND",
                            "no job vlm", {{"job", "vlm"}})};
