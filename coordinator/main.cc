@@ -91,6 +91,7 @@ absl::Status Serve(const CoordinatorOptions& options, const sigset_t& stop) {
   ASSIGN_OR_RETURN(const std::unique_ptr<StateStore> store, OpenStore(options));
   CoordinatorCore::Options core_options;
   core_options.lease_ttl = options.lease_ttl;
+  core_options.admission_rate = options.admission_rate;
   ASSIGN_OR_RETURN(std::unique_ptr<CoordinatorCore> core,
                    CoordinatorCore::Start(*store, core_options, clock()));
   for (const std::string& path : options.layout_files) {

@@ -32,6 +32,10 @@ std::optional<int> ParseOptions(int argc, const char* const* argv,
                  "seconds that a member may be silent")
       ->check(CLI::Range(1, 3600))
       ->capture_default_str();
+  app.add_option("--admission-rate", options.admission_rate,
+                 "registrations and layouts a second; four times that at once")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
   app.add_option("--layout", options.layout_files,
                  "layout file to apply at start; may be repeated");
   app.add_option("--log-level", options.log_level,

@@ -3,6 +3,7 @@
 #ifndef COORDINATOR_OPTIONS_H_
 #define COORDINATOR_OPTIONS_H_
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -19,6 +20,7 @@ struct CoordinatorOptions {
   Store store = Store::kSqlite;
   std::string store_path = "./shardwright.db";
   absl::Duration lease_ttl = absl::Seconds(10);
+  int64_t admission_rate = 4096;
   std::vector<std::string> layout_files;
   std::string log_level = "info";
 };

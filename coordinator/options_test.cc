@@ -50,7 +50,7 @@ TEST(OptionsTest, TakesEveryFlag) {
   CoordinatorOptions options;
   EXPECT_EQ(Parse({"--listen=0.0.0.0:0", "--port-file", "p", "--store=memory",
                    "--store-path=s", "--lease-ttl=3", "--layout=a", "--layout",
-                   "b", "--log-level=debug"},
+                   "b", "--log-level=debug", "--admission-rate=7"},
                   options),
             std::nullopt);
   EXPECT_EQ(options.listen, "0.0.0.0:0");
@@ -60,12 +60,13 @@ TEST(OptionsTest, TakesEveryFlag) {
   EXPECT_EQ(options.lease_ttl, absl::Seconds(3));
   EXPECT_THAT(options.layout_files, ElementsAre("a", "b"));
   EXPECT_EQ(options.log_level, "debug");
+  EXPECT_EQ(options.admission_rate, 7);
 }
 
 TEST(OptionsTest, MistakesEndWithTheCodeForUsage) {
   for (const char* mistake :
-       {"--lease-ttl=0", "--lease-ttl=soon", "--store=paper", "--log-level=all",
-        "--no-such-flag", "stray"}) {
+       {"--lease-ttl=0", "--admission-rate=0", "--lease-ttl=soon",
+        "--store=paper", "--log-level=all", "--no-such-flag", "stray"}) {
     CoordinatorOptions options;
     EXPECT_THAT(Parse({mistake}, options), Optional(2)) << mistake;
   }
@@ -81,7 +82,7 @@ TEST(OptionsTest, ReadmeHasEveryFlagAndNoOther) {
                                         "(?:^|\n) *(?:-h,)?(--[a-z-]+)");
   flags.erase("--help");
   EXPECT_EQ(FlagsIn(readme.str(), "\\| `(--[a-z-]+)` \\|"), flags);
-  EXPECT_EQ(flags.size(), 7u);
+  EXPECT_EQ(flags.size(), 8u);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/core/clique.h"
 #include "coordinator/core/proto_time.h"
 #include "proto/plan/clique_name.h"
 #include "proto/plan/fingerprint.h"
@@ -23,20 +24,26 @@ absl::Status ScopeNotFound(absl::string_view message) {
 }
 
 // The ranks of a scope. Empty: there is no such scope.
-std::vector<RankRange> ScopeRanges(const Layout& layout,
-                                   const std::string& scope) {
-  if (scope.empty()) return {{0, layout.world_size() - 1}};
+//
+// Errors:
+//   INVALID_ARGUMENT CLIQUE_TOO_LARGE
+absl::StatusOr<std::vector<RankRange>> ScopeRanges(const Layout& layout,
+                                                   const std::string& scope) {
+  if (scope.empty())
+    return std::vector<RankRange>{{0, layout.world_size() - 1}};
   std::vector<Rank> ranks;
   if (const Module* module = layout.FindModule(scope); module != nullptr) {
     ranks = module->listed_ranks();
     if (ranks.empty()) {
-      return {{module->RankAt(0), module->RankAt(module->rank_count() - 1)}};
+      return std::vector<RankRange>{
+          {module->RankAt(0), module->RankAt(module->rank_count() - 1)}};
     }
   } else if (const auto name = ParseCliqueName(scope); name.has_value()) {
     const Module* of = layout.FindModule(name->module);
     const GroupKind* kind = FindGroupKind(name->kind);
     if (of != nullptr && kind != nullptr && of->Has(*kind) &&
         name->index >= 0 && name->index < of->GroupCount(*kind)) {
+      RETURN_IF_ERROR(Clique::CheckSize(*of, *kind));
       ranks = of->Group(*kind, name->index);
     }
   }
@@ -161,7 +168,9 @@ absl::Status BarrierTable::Wait(StreamId stream, const JobLayout& job,
   }
   std::vector<RankRange> members;
   const bool first = found == barriers_.end() || found->second.arrived.empty();
-  if (first) members = ScopeRanges(*job.layout, request.scope());
+  if (first) {
+    ASSIGN_OR_RETURN(members, ScopeRanges(*job.layout, request.scope()));
+  }
   const std::vector<RankRange>& scope = first ? members : found->second.members;
   if (!Holds(scope, member.rank)) {
     return ScopeNotFound(

@@ -2,9 +2,24 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "proto/status/error.h"
 
 namespace shardwright {
+
+absl::Status Clique::CheckSize(const Module& module,
+                               const GroupKind& group_kind) {
+  const int64_t group_count = module.GroupCount(group_kind);
+  if (group_count == 0 ||
+      module.rank_count() / group_count <= kCliqueMembersMax) {
+    return absl::OkStatus();
+  }
+  return Error(absl::StatusCode::kInvalidArgument, "CLIQUE_TOO_LARGE",
+               absl::StrCat("groups of ", module.name(), "/", group_kind.name,
+                            " have ", module.rank_count() / group_count,
+                            " ranks; a clique has at most ", kCliqueMembersMax,
+                            "; form other kinds"));
+}
 
 Clique::Clique(const Layout& layout, v1::MemberKind member_kind,
                const Module& module, const GroupKind& group_kind, int64_t group)

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "coordinator/core/effects.h"
 #include "proto/plan/clique_name.h"
@@ -21,6 +22,9 @@ namespace shardwright {
 // Above this many members an NCCL clique has several roots, as
 // ncclCommInitRankScalable advises.
 inline constexpr int64_t kRanksPerRoot = 128;
+
+// A place costs 40 bytes as soon as one member asks for the clique.
+inline constexpr int64_t kCliqueMembersMax = 1 << 17;
 
 // Some members of one clique, ascending, and how messages say so. `set.report`
 // is filled by who sends it.
@@ -39,6 +43,11 @@ struct Clique {
     bool reported = false;  // Connected, in this attempt.
     bool gave_up = false;   // Absent because its own timeout passed.
   };
+
+  // Whether groups of that kind may be cliques. Errors:
+  //   INVALID_ARGUMENT CLIQUE_TOO_LARGE: above kCliqueMembersMax members.
+  static absl::Status CheckSize(const Module& module,
+                                const GroupKind& group_kind);
 
   Clique() = default;
   Clique(const Layout& layout, v1::MemberKind kind, const Module& module,

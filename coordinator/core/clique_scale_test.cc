@@ -1,6 +1,8 @@
 // Cliques of many members: who mints for the others, and that nothing becomes
 // slow. A quadratic cost would run into the time limit of a small test.
 
+#include <set>
+#include <string>
 #include <vector>
 
 #include "coordinator/core/clique_table.h"
@@ -64,6 +66,24 @@ TEST(CliqueScaleTest, FiveThousandMembersAreToldOfTheOtherFiveThousand) {
   EXPECT_EQ(missing.rank_count(), kRanks / 2);
   EXPECT_TRUE(missing.truncated());
   EXPECT_THAT(missing.ranges(), HasSubstr("1,3,5,7,"));
+}
+
+TEST(CliqueScaleTest, AllWhoMissTheSameMembersAreToldOfOneReport) {
+  constexpr int kRanks = 10000;
+  CoreDriver driver;
+  // Each in ten cliques of all ranks.
+  ASSERT_THAT(driver.Apply(CoreDriver::LanguageOnly(1, kRanks)), IsOk());
+  for (Rank rank = 0; rank < kRanks; rank += 2) {
+    ASSERT_THAT(driver.Form(rank + 1, driver.Join(rank),
+                            {{}, absl::Seconds(5), v1::NCCL}),
+                IsOk());
+  }
+  driver.Pass(absl::Seconds(5));
+  std::set<std::string> reports;
+  for (Rank rank = 0; rank < kRanks; rank += 2) {
+    reports.insert(DetailOf(*driver.stream(rank + 1).end).missing().report());
+  }
+  EXPECT_EQ(reports.size(), 1);
 }
 
 }  // namespace

@@ -18,6 +18,17 @@ constexpr size_t kReportBytesMax = 512;
 
 constexpr absl::Duration kProgressPeriod = absl::Seconds(1);
 
+// Entries of one request: many times what a member has cliques. What is asked
+// for is worked off under the one lock that all wait for.
+constexpr int kEntriesMax = 256;
+
+absl::Status CheckEntryCount(absl::string_view field, int count) {
+  if (count <= kEntriesMax) return absl::OkStatus();
+  return Error(absl::StatusCode::kInvalidArgument, "TOO_MANY_ENTRIES",
+               absl::StrCat(field, " has ", count, " entries; at most ",
+                            kEntriesMax, " are allowed"));
+}
+
 absl::Status LayoutMismatch(absl::string_view message,
                             std::map<std::string, std::string> metadata) {
   return Error(absl::StatusCode::kInvalidArgument, "LAYOUT_MISMATCH", message,
@@ -26,6 +37,7 @@ absl::Status LayoutMismatch(absl::string_view message,
 
 absl::Status CheckRequest(const v1::FormCommunicatorsRequest& request,
                           const Layout& layout) {
+  RETURN_IF_ERROR(CheckEntryCount("kinds", request.kinds_size()));
   if (request.backend() != v1::GLOO && request.backend() != v1::NCCL) {
     return Error(absl::StatusCode::kInvalidArgument, "INVALID_BACKEND",
                  absl::StrCat("backend is ", request.backend(),
@@ -86,6 +98,7 @@ absl::StatusOr<std::vector<CliqueTable::CliquePlace>> CliqueTable::Wanted(
     const std::optional<int64_t> group =
         placement.module->GroupOf(kind, placement.index);
     if (!group.has_value()) continue;
+    RETURN_IF_ERROR(Clique::CheckSize(*placement.module, kind));
     Clique& clique = Find(job, member.kind, *placement.module, kind, *group);
     if (clique.ranks.size() < 2) continue;
     wanted.push_back({&clique, *clique.PositionOf(member.rank)});
@@ -189,6 +202,7 @@ absl::StatusOr<CliqueTable::CliquePlace> CliqueTable::FindAttempt(
 
 absl::Status CliqueTable::Publish(const v1::PublishSlotsRequest& request,
                                   Effects& effects) {
+  RETURN_IF_ERROR(CheckEntryCount("slots", request.slots_size()));
   // Values by place, those of this request before those that are stored.
   std::map<std::pair<Clique*, int>, const std::string*> values;
   for (const v1::Slot& slot : request.slots()) {
@@ -233,6 +247,7 @@ absl::Status CliqueTable::Publish(const v1::PublishSlotsRequest& request,
 
 absl::Status CliqueTable::Report(const v1::ReportCommunicatorsRequest& request,
                                  absl::Time now, Effects& effects) {
+  RETURN_IF_ERROR(CheckEntryCount("reports", request.reports_size()));
   absl::Status first_failure = absl::OkStatus();
   for (const v1::CommunicatorReport& report : request.reports()) {
     const absl::StatusOr<CliquePlace> place =

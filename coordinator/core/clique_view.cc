@@ -84,6 +84,7 @@ absl::StatusOr<Clique> IdleClique(const Layout& layout, v1::MemberKind kind,
     return not_found(absl::StrCat(name->module, "/", name->kind,
                                   " has indexes 0 to ", count - 1));
   }
+  RETURN_IF_ERROR(Clique::CheckSize(*module, *group_kind));
   return Clique(layout, kind, *module, *group_kind, name->index);
 }
 

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/page.h"
 #include "coordinator/core/proto_time.h"
+#include "proto/plan/codec.h"
 #include "proto/plan/fingerprint.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
@@ -24,7 +25,8 @@ constexpr int kListSizeMax = 1000;
 CoordinatorCore::CoordinatorCore(StateStore& store, const Options& options,
                                  int64_t term)
     : term_(term),
-      membership_(store, layouts_, term, options.lease_ttl),
+      admission_(options.admission_rate),
+      membership_(store, layouts_, admission_, term, options.lease_ttl),
       cliques_(term, membership_, reports_),
       barriers_(membership_, reports_) {}
 
@@ -36,6 +38,7 @@ CoordinatorCore::Step::Step(CoordinatorCore& core, absl::Time now,
       logged_before_(effects.log.size()) {
   if (now < core.NextTick()) return;
   core.Announce(core.membership_.Expire(now, effects), now, effects);
+  core.silent_sessions_.Tick(now, effects);
   core.cliques_.Tick(now, effects);
   core.barriers_.Tick(now, effects);
 }
@@ -57,16 +60,26 @@ absl::StatusOr<std::unique_ptr<CoordinatorCore>> CoordinatorCore::Start(
   }
   std::unique_ptr<CoordinatorCore> core(
       new CoordinatorCore(store, options, last_term + 1));
-  RETURN_IF_ERROR(core->layouts_.Load(entries));
+  StateStore::Entries changes;
+  RETURN_IF_ERROR(core->layouts_.Load(entries, changes));
   RETURN_IF_ERROR(core->membership_.Load(entries, now));
-  RETURN_IF_ERROR(store.Commit({{kTermKey, absl::StrCat(last_term + 1)}}));
+  changes[kTermKey] = absl::StrCat(last_term + 1);
+  RETURN_IF_ERROR(store.Commit(changes));
   return core;
 }
 
 absl::StatusOr<v1::ApplyLayoutResponse> CoordinatorCore::ApplyLayout(
     const v1::ApplyLayoutRequest& request, absl::Time now, Effects& effects) {
+  ASSIGN_OR_RETURN(Layout layout, LayoutFromProto(request.layout()));
+  return ApplyLayout(request, std::move(layout), now, effects);
+}
+
+absl::StatusOr<v1::ApplyLayoutResponse> CoordinatorCore::ApplyLayout(
+    const v1::ApplyLayoutRequest& request, Layout layout, absl::Time now,
+    Effects& effects) {
   const Step step(*this, now, effects);
-  ASSIGN_OR_RETURN(LayoutTable::Change change, layouts_.Prepare(request, now));
+  ASSIGN_OR_RETURN(LayoutTable::Change change,
+                   layouts_.Prepare(request, std::move(layout), now));
   const std::string& job = change.next.layout->name();
   const int64_t generation = change.next.generation();
   v1::ApplyLayoutResponse response;
@@ -75,11 +88,12 @@ absl::StatusOr<v1::ApplyLayoutResponse> CoordinatorCore::ApplyLayout(
   response.set_changed(change.changed);
   if (request.dry_run() || !change.changed) return response;
 
+  RETURN_IF_ERROR(admission_.Admit(now));
   ASSIGN_OR_RETURN(const std::vector<Membership::Loss> losses,
                    membership_.End(membership_.NotIn(job, *change.next.layout),
                                    v1::Member::LOST, "not in the new layout",
                                    std::move(change.entries), effects));
-  layouts_.Adopt(change);
+  layouts_.Adopt(change, effects);
   const absl::Status end = StaleGeneration(job, generation - 1, generation);
   cliques_.LayoutChanged(job, end, effects);
   barriers_.LayoutChanged(job, end, effects);
@@ -87,6 +101,7 @@ absl::StatusOr<v1::ApplyLayoutResponse> CoordinatorCore::ApplyLayout(
   effects.Log(
       "layout_applied", job,
       absl::StrCat("job=", job, " generation=", generation,
+                   " revision=", change.next.revision(),
                    " world_size=", change.next.layout->world_size(),
                    " digest=", DigestText(change.next.layout->digest())));
   return response;
@@ -115,6 +130,13 @@ absl::StatusOr<v1::ListLayoutsResponse> CoordinatorCore::ListLayouts(
   return response;
 }
 
+absl::Status CoordinatorCore::WatchLayouts(
+    StreamId stream, const v1::WatchLayoutsRequest& request, absl::Time now,
+    Effects& effects) {
+  const Step step(*this, now, effects);
+  return layouts_.Watch(stream, request, effects);
+}
+
 absl::StatusOr<JobLayout> CoordinatorCore::FindLayout(
     const std::string& job, int64_t generation) const {
   ASSIGN_OR_RETURN(JobLayout layout, layouts_.Get(job));
@@ -141,9 +163,16 @@ absl::StatusOr<v1::RegisterResponse> CoordinatorCore::Register(
   return membership_.Register(request, now, effects);
 }
 
+void CoordinatorCore::SessionOpened(StreamId stream, absl::Time now,
+                                    Effects& effects) {
+  const Step step(*this, now, effects);
+  silent_sessions_.Opened(stream, now, effects);
+}
+
 absl::Status CoordinatorCore::Session(StreamId stream,
                                       const v1::SessionRequest& request,
                                       absl::Time now, Effects& effects) {
+  silent_sessions_.Forget(stream);
   const Step step(*this, now, effects);
   const absl::Status status =
       membership_.Session(stream, request, now, effects);
@@ -232,6 +261,8 @@ absl::StatusOr<v1::ListEventsResponse> CoordinatorCore::ListEvents(
 void CoordinatorCore::StreamClosed(StreamId stream, absl::Time now,
                                    Effects& effects) {
   const Step step(*this, now, effects);
+  layouts_.StreamClosed(stream);
+  silent_sessions_.Forget(stream);
   membership_.StreamClosed(stream);
   cliques_.StreamClosed(stream, now, effects);
   barriers_.StreamClosed(stream);
@@ -254,8 +285,8 @@ void CoordinatorCore::Tick(absl::Time now, Effects& effects) {
 }
 
 absl::Time CoordinatorCore::NextTick() const {
-  return std::min(
-      {membership_.NextExpiry(), cliques_.NextTick(), barriers_.NextTick()});
+  return std::min({membership_.NextExpiry(), silent_sessions_.NextTick(),
+                   cliques_.NextTick(), barriers_.NextTick()});
 }
 
 }  // namespace shardwright

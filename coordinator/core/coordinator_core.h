@@ -7,10 +7,10 @@
 // that has become due until then. Beside its answer it adds to `effects`: what
 // parked calls shall be sent, and how they end.
 //
-// Parked calls (Session, FormCommunicators, WaitAtBarrier) are named by a
-// StreamId of the driver's choice. When their method fails, the call is over.
-// If not, it is open until an effect ends it or StreamClosed() says that the
-// client has gone.
+// Parked calls (Session, FormCommunicators, WaitAtBarrier, WatchLayouts) are
+// named by a StreamId of the driver's choice. When their method fails, the call
+// is over. If not, it is open until an effect ends it or StreamClosed() says
+// that the client has gone.
 //
 // What outlives the coordinator is stored before it is answered or told. A
 // method whose write fails returns UNAVAILABLE STORE_FAILED and has changed
@@ -26,6 +26,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "coordinator/core/admission.h"
 #include "coordinator/core/barrier_table.h"
 #include "coordinator/core/clique_table.h"
 #include "coordinator/core/effects.h"
@@ -33,6 +34,7 @@
 #include "coordinator/core/layout_table.h"
 #include "coordinator/core/membership.h"
 #include "coordinator/core/missing_reports.h"
+#include "coordinator/core/silent_sessions.h"
 #include "coordinator/storage/state_store.h"
 #include "shardwright/v1/barrier.pb.h"
 #include "shardwright/v1/communicator.pb.h"
@@ -48,6 +50,10 @@ class CoordinatorCore {
  public:
   struct Options {
     absl::Duration lease_ttl = absl::Seconds(10);
+
+    // Registrations and layouts that are written in a second; four times as
+    // many at once. More are refused with OVERLOADED.
+    int64_t admission_rate = 4096;
   };
 
   // Takes over what `store` holds and begins the next term. `store` must
@@ -69,6 +75,15 @@ class CoordinatorCore {
       const v1::ApplyLayoutRequest& request, absl::Time now, Effects& effects);
   absl::StatusOr<v1::ListLayoutsResponse> ListLayouts(
       const v1::ListLayoutsRequest& request) const;
+  absl::Status WatchLayouts(StreamId stream,
+                            const v1::WatchLayoutsRequest& request,
+                            absl::Time now, Effects& effects);
+
+  // The same with the request's layout checked before: that of a million ranks
+  // takes a while, in which others need not wait.
+  absl::StatusOr<v1::ApplyLayoutResponse> ApplyLayout(
+      const v1::ApplyLayoutRequest& request, Layout layout, absl::Time now,
+      Effects& effects);
 
   // The layout in force: what GetLayout, ExplainRank and planning work with. If
   // `generation` is not 0 it must be the current one.
@@ -78,6 +93,10 @@ class CoordinatorCore {
   // MembershipService.
   absl::StatusOr<v1::RegisterResponse> Register(
       const v1::RegisterRequest& request, absl::Time now, Effects& effects);
+
+  // A session may be announced before its first message; if that does not come
+  // it ends.
+  void SessionOpened(StreamId stream, absl::Time now, Effects& effects);
   absl::Status Session(StreamId stream, const v1::SessionRequest& request,
                        absl::Time now, Effects& effects);
   absl::Status Leave(const v1::LeaveRequest& request, absl::Time now,
@@ -145,8 +164,10 @@ class CoordinatorCore {
                 Effects& effects);
 
   const int64_t term_;
+  Admission admission_;
   LayoutTable layouts_;
   Membership membership_;
+  SilentSessions silent_sessions_;
   MissingReports reports_;
   EventLog events_;
   CliqueTable cliques_;

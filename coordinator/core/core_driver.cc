@@ -51,6 +51,10 @@ void CoreDriver::Take(Effects effects) {
                    std::shared_ptr<const v1::FormCommunicatorsResponse>>(
                    &effect.what)) {
       stream.events.push_back(**event);
+    } else if (auto* layout =
+                   std::get_if<std::shared_ptr<const v1::WatchLayoutsResponse>>(
+                       &effect.what)) {
+      stream.layouts.push_back((*layout)->layout());
     } else {
       stream.progress.push_back(
           *std::get<std::shared_ptr<const v1::WaitAtBarrierResponse>>(
@@ -94,6 +98,18 @@ absl::StatusOr<v1::ApplyLayoutResponse> CoreDriver::Apply(
   return response;
 }
 
+absl::Status CoreDriver::Watch(StreamId stream, int64_t revision,
+                               const std::string& job) {
+  v1::WatchLayoutsRequest request;
+  request.set_job(job);
+  request.set_revision(revision);
+  Effects effects;
+  const absl::Status status =
+      core_->WatchLayouts(stream, request, now_, effects);
+  Take(std::move(effects));
+  return status;
+}
+
 absl::StatusOr<v1::RegisterResponse> CoreDriver::Register(
     const TestMember& member, const std::string& host) {
   v1::RegisterRequest request;
@@ -123,6 +139,12 @@ absl::Status CoreDriver::Leave(const TestMember& member) {
   const absl::Status status = core_->Leave(request, now_, effects);
   Take(std::move(effects));
   return status;
+}
+
+void CoreDriver::OpenSession(StreamId stream) {
+  Effects effects;
+  core_->SessionOpened(stream, now_, effects);
+  Take(std::move(effects));
 }
 
 absl::Status CoreDriver::Session(StreamId stream, const TestMember& member,

@@ -36,6 +36,7 @@ struct TestStream {
   std::vector<v1::SessionResponse> news;
   std::vector<v1::FormCommunicatorsResponse> events;
   std::vector<v1::WaitAtBarrierResponse> progress;
+  std::vector<v1::GetLayoutResponse> layouts;
   std::optional<absl::Status> end;
 };
 
@@ -66,6 +67,9 @@ class CoreDriver {
   // Lets time pass, and everything happen in it when it is due.
   void Pass(absl::Duration duration);
 
+  // Lets time pass in which nobody looks what is due.
+  void Skip(absl::Duration duration) { now_ += duration; }
+
   // What a stream has been told so far. Never told: empty.
   TestStream& stream(StreamId id) { return streams_[id]; }
 
@@ -79,6 +83,12 @@ class CoreDriver {
   // Registers a new process with its own incarnation; must succeed.
   TestMember Join(Rank rank, v1::MemberKind kind = v1::WORKER);
   absl::Status Leave(const TestMember& member);
+
+  absl::Status Watch(StreamId stream, int64_t revision = 0,
+                     const std::string& job = "");
+
+  // Announces a session that has not spoken yet.
+  void OpenSession(StreamId stream);
 
   // Opens or continues a session.
   absl::Status Session(StreamId stream, const TestMember& member,

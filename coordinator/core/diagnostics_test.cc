@@ -209,7 +209,9 @@ TEST(MissingReportsTest, TheOldestGoesWhenThereAreTooMany) {
   }
   CoreDriver driver;
   LayoutTable layouts;
-  const Membership nobody(driver.store(), layouts, 1, absl::Seconds(10));
+  Admission admission(1);
+  const Membership nobody(driver.store(), layouts, admission, 1,
+                          absl::Seconds(10));
   v1::ListMissingMembersRequest request;
   request.set_report(names[1]);
   EXPECT_THAT(reports.List(request, nobody), HasReason("REPORT_NOT_FOUND"));

@@ -1,5 +1,6 @@
 #include "coordinator/core/layout_table.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -14,6 +15,18 @@ namespace {
 
 constexpr absl::string_view kKeyPrefix = "layout/";
 
+JobLayout MakeJobLayout(Layout layout, v1::GetLayoutResponse record) {
+  auto news = std::make_shared<v1::WatchLayoutsResponse>();
+  *news->mutable_layout() = std::move(record);
+  const v1::GetLayoutResponse* part = &news->layout();
+  return {std::make_shared<const Layout>(std::move(layout)),
+          std::shared_ptr<const v1::GetLayoutResponse>(news, part), news};
+}
+
+std::string StoreKey(const std::string& job) {
+  return absl::StrCat(kKeyPrefix, job);
+}
+
 }  // namespace
 
 absl::Status StaleGeneration(const std::string& job, int64_t got,
@@ -25,22 +38,30 @@ absl::Status StaleGeneration(const std::string& job, int64_t got,
                 {"generation", absl::StrCat(got)}});
 }
 
-absl::Status LayoutTable::Load(const StateStore::Entries& entries) {
+absl::Status LayoutTable::Load(const StateStore::Entries& entries,
+                               StateStore::Entries& upgraded) {
   for (const auto& [key, value] : entries) {
     if (!absl::StartsWith(key, kKeyPrefix)) continue;
-    auto record = std::make_shared<v1::GetLayoutResponse>();
+    v1::GetLayoutResponse record;
     absl::StatusOr<Layout> layout = absl::DataLossError("not a layout record");
-    if (record->ParseFromString(value)) {
-      layout = LayoutFromProto(record->layout());
+    if (record.ParseFromString(value)) {
+      layout = LayoutFromProto(record.layout());
     }
     if (!layout.ok()) {
       return Error(absl::StatusCode::kDataLoss, "STORE_UNREADABLE",
                    absl::StrCat("stored entry ", key, " cannot be read: ",
                                 layout.status().message()));
     }
+    last_revision_ = std::max(last_revision_, record.revision());
     const std::string job = layout->name();
-    jobs_[job] = {std::make_shared<const Layout>(*std::move(layout)),
-                  std::move(record)};
+    jobs_[job] = MakeJobLayout(*std::move(layout), std::move(record));
+  }
+  for (auto& [name, job] : jobs_) {
+    if (job.revision() > 0) continue;
+    v1::GetLayoutResponse record = *job.record;
+    record.set_revision(++last_revision_);
+    upgraded[StoreKey(name)] = record.SerializeAsString();
+    job = MakeJobLayout(*job.layout, std::move(record));
   }
   return absl::OkStatus();
 }
@@ -61,8 +82,8 @@ absl::StatusOr<JobLayout> LayoutTable::Get(const std::string& job) const {
 }
 
 absl::StatusOr<LayoutTable::Change> LayoutTable::Prepare(
-    const v1::ApplyLayoutRequest& request, absl::Time now) const {
-  ASSIGN_OR_RETURN(Layout layout, LayoutFromProto(request.layout()));
+    const v1::ApplyLayoutRequest& request, Layout layout,
+    absl::Time now) const {
   const JobLayout* current = Find(layout.name());
   const int64_t generation = current == nullptr ? 0 : current->generation();
   const bool equal =
@@ -80,20 +101,47 @@ absl::StatusOr<LayoutTable::Change> LayoutTable::Prepare(
     return change;
   }
   change.changed = true;
-  auto record = std::make_shared<v1::GetLayoutResponse>();
-  *record->mutable_layout() = request.layout();
-  record->set_generation(generation + 1);
-  record->set_digest(layout.digest());
-  *record->mutable_apply_time() = ToProto(now);
-  change.entries[absl::StrCat(kKeyPrefix, layout.name())] =
-      record->SerializeAsString();
-  change.next = {std::make_shared<const Layout>(std::move(layout)),
-                 std::move(record)};
+  v1::GetLayoutResponse record;
+  *record.mutable_layout() = request.layout();
+  record.set_generation(generation + 1);
+  record.set_digest(layout.digest());
+  *record.mutable_apply_time() = ToProto(now);
+  record.set_revision(last_revision_ + 1);
+  change.entries[StoreKey(layout.name())] = record.SerializeAsString();
+  change.next = MakeJobLayout(std::move(layout), std::move(record));
   return change;
 }
 
-void LayoutTable::Adopt(const Change& change) {
-  jobs_[change.next.layout->name()] = change.next;
+void LayoutTable::Adopt(const Change& change, Effects& effects) {
+  const std::string& name = change.next.layout->name();
+  jobs_[name] = change.next;
+  last_revision_ = change.next.revision();
+  for (const auto& [stream, job] : watchers_) {
+    if (job.empty() || job == name) effects.Send(stream, change.next.news);
+  }
+}
+
+absl::Status LayoutTable::Watch(StreamId stream,
+                                const v1::WatchLayoutsRequest& request,
+                                Effects& effects) {
+  if (!request.job().empty()) RETURN_IF_ERROR(Get(request.job()).status());
+  if (request.revision() > last_revision_) {
+    return Error(absl::StatusCode::kOutOfRange, "REVISION_AHEAD",
+                 absl::StrCat("revision ", request.revision(),
+                              " is above the last one, which is ",
+                              last_revision_, "; begin again from 0"),
+                 {{"current_revision", absl::StrCat(last_revision_)}});
+  }
+  std::map<int64_t, std::shared_ptr<const v1::WatchLayoutsResponse>> missed;
+  for (const auto& [name, job] : jobs_) {
+    const bool wanted = request.job().empty() || request.job() == name;
+    if (wanted && job.revision() > request.revision()) {
+      missed[job.revision()] = job.news;
+    }
+  }
+  for (const auto& [revision, news] : missed) effects.Send(stream, news);
+  watchers_[stream] = request.job();
+  return absl::OkStatus();
 }
 
 }  // namespace shardwright

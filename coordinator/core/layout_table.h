@@ -1,4 +1,9 @@
-// The layout in force of every job, and the generations: part of the core.
+// The layout in force of every job, the generations, and who watches them: part
+// of the core.
+//
+// Every change has a revision, one above all before it, stored with the layout.
+// The highest one stored is therefore the last that was given out: none is ever
+// given twice.
 
 #ifndef COORDINATOR_CORE_LAYOUT_TABLE_H_
 #define COORDINATOR_CORE_LAYOUT_TABLE_H_
@@ -10,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "coordinator/core/effects.h"
 #include "coordinator/storage/state_store.h"
 #include "proto/plan/layout.h"
 #include "shardwright/v1/layout.pb.h"
@@ -25,7 +31,11 @@ struct JobLayout {
   // store holds.
   std::shared_ptr<const v1::GetLayoutResponse> record;
 
+  // What watchers are told; `record` is part of it.
+  std::shared_ptr<const v1::WatchLayoutsResponse> news;
+
   int64_t generation() const { return record->generation(); }
+  int64_t revision() const { return record->revision(); }
 };
 
 // FAILED_PRECONDITION STALE_GENERATION, with `current_generation`.
@@ -42,11 +52,13 @@ class LayoutTable {
     StateStore::Entries entries;  // To be stored before Adopt().
   };
 
-  // Takes over what a store holds.
+  // Takes over what a store holds. Layouts that were stored before there were
+  // revisions get one each; `upgraded` is then to be stored.
   //
   // Errors:
   //   DATA_LOSS STORE_UNREADABLE: the message names the entry.
-  absl::Status Load(const StateStore::Entries& entries);
+  absl::Status Load(const StateStore::Entries& entries,
+                    StateStore::Entries& upgraded);
 
   // nullptr if there is no such job. Valid until the next Adopt().
   const JobLayout* Find(const std::string& job) const;
@@ -55,16 +67,24 @@ class LayoutTable {
   //   NOT_FOUND JOB_NOT_FOUND
   absl::StatusOr<JobLayout> Get(const std::string& job) const;
 
-  // Errors: as LayoutService.ApplyLayout, less the store's.
+  // `layout` is that of the request. Errors:
+  //   FAILED_PRECONDITION STALE_GENERATION
   absl::StatusOr<Change> Prepare(const v1::ApplyLayoutRequest& request,
-                                 absl::Time now) const;
-  void Adopt(const Change& change);
+                                 Layout layout, absl::Time now) const;
+  void Adopt(const Change& change, Effects& effects);
+
+  // As LayoutService.WatchLayouts has it. `stream` is open when it returns OK.
+  absl::Status Watch(StreamId stream, const v1::WatchLayoutsRequest& request,
+                     Effects& effects);
+  void StreamClosed(StreamId stream) { watchers_.erase(stream); }
 
   // By name.
   const std::map<std::string, JobLayout>& jobs() const { return jobs_; }
 
  private:
   std::map<std::string, JobLayout> jobs_;
+  std::map<StreamId, std::string> watchers_;  // Of which job; empty: of all.
+  int64_t last_revision_ = 0;
 };
 
 }  // namespace shardwright

@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "coordinator/core/admission.h"
 #include "coordinator/core/effects.h"
 #include "coordinator/core/layout_table.h"
 #include "coordinator/core/member_key.h"
@@ -27,7 +28,7 @@
 
 namespace shardwright {
 
-// Not thread-safe. `store` and `layouts` must outlive it.
+// Not thread-safe. `store`, `layouts` and `admission` must outlive it.
 class Membership {
  public:
   // A process that is no member any more.
@@ -37,8 +38,8 @@ class Membership {
     absl::Status end;  // How the process's own calls end.
   };
 
-  Membership(StateStore& store, const LayoutTable& layouts, int64_t term,
-             absl::Duration lease_ttl);
+  Membership(StateStore& store, const LayoutTable& layouts,
+             Admission& admission, int64_t term, absl::Duration lease_ttl);
 
   // Takes over what a store holds. Whoever was live gets a fresh lease.
   //
@@ -49,7 +50,8 @@ class Membership {
   // Errors: as Caller (membership.proto), less STALE_GENERATION.
   absl::Status Check(const v1::Caller& caller) const;
 
-  // As MembershipService has them.
+  // As MembershipService has them. A registration that changes nothing needs no
+  // admission.
   absl::StatusOr<v1::RegisterResponse> Register(
       const v1::RegisterRequest& request, absl::Time now, Effects& effects);
   absl::StatusOr<v1::ListMembersResponse> List(
@@ -112,14 +114,19 @@ class Membership {
     int64_t live_count = 0;
   };
 
-  std::string LastSeen(const MemberKey& key, absl::Time now) const;
   const MemberState* Find(const MemberKey& key) const;
   MemberState* Find(const MemberKey& key);
+  static absl::Status Fenced(const MemberKey& key,
+                             const stored::Member& holder);
   absl::Status CheckRegistration(const v1::RegisterRequest& request) const;
   absl::Status CheckFree(const MemberKey& key, const MemberState& holder,
                          uint64_t incarnation, absl::Time now) const;
   v1::RegisterResponse RegisterAnswer(const MemberKey& key) const;
+
+  // membership_view.cc: for people.
   static v1::Member ToProto(const MemberState& member);
+  static std::string Place(const v1::MemberFacts& facts);
+  std::string LastSeen(const MemberKey& key, absl::Time now) const;
   void Grant(const MemberKey& key, MemberState& member, absl::Time now);
   void AnswerSession(const MemberKey& key, MemberState& member,
                      Effects& effects);
@@ -128,6 +135,7 @@ class Membership {
 
   StateStore& store_;
   const LayoutTable& layouts_;
+  Admission& admission_;
   const int64_t term_;
   const absl::Duration lease_ttl_;
   int64_t revision_ = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "proto/status/error.h"
 #include "spdlog/spdlog.h"
 
@@ -23,10 +24,26 @@ absl::Status CoreLoop::Draining() {
                "the coordinator is shutting down");
 }
 
+absl::Status CoreLoop::TooManyCalls() {
+  return Error(
+      absl::StatusCode::kResourceExhausted, "TOO_MANY_CALLS",
+      absl::StrCat(kParkedCallsMax, " calls wait at this coordinator already"));
+}
+
 StreamId CoreLoop::Open(std::shared_ptr<ParkedCall> call) {
   const MutexLock lock(mutex_);
-  calls_[++last_stream_] = std::move(call);
-  return last_stream_;
+  const StreamId stream = ++last_stream_;
+  if (++opened_count_ <= kParkedCallsMax) {
+    calls_[stream] = std::move(call);
+  } else {
+    call->Queue({stream, TooManyCalls()});
+  }
+  return stream;
+}
+
+void CoreLoop::Released() {
+  const MutexLock lock(mutex_);
+  --opened_count_;
 }
 
 void CoreLoop::RunStream(

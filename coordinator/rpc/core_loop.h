@@ -35,6 +35,11 @@ class ParkedCall {
   virtual void Pump() = 0;
 };
 
+// Parked calls of one server, those included that end slowly because their
+// client does not read. Ten thousand members with a session, a formation and
+// some barriers; each costs some 20 KB in gRPC.
+inline constexpr int kParkedCallsMax = 65536;
+
 // Thread-safe. All parked calls must have ended before it is destroyed.
 class CoreLoop {
  public:
@@ -66,8 +71,13 @@ class CoreLoop {
     return result;
   }
 
-  // Parks `call`, and gives it its name. Drain() ends it at the latest.
+  // Parks `call`, and gives it its name. Drain() ends it at the latest. When
+  // there are too many, its end is queued at once:
+  //   RESOURCE_EXHAUSTED TOO_MANY_CALLS
   StreamId Open(std::shared_ptr<ParkedCall> call);
+
+  // A call that was opened needs no memory any more.
+  void Released();
 
   // Run(), for the method of a parked call: a failure ends the call. Does
   // nothing for a call that has ended, whatever its client still sends.
@@ -89,6 +99,7 @@ class CoreLoop {
   };
 
   static absl::Status Draining();
+  static absl::Status TooManyCalls();
   void QueueEffects(Delivery& delivery) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void Deliver(const Delivery& delivery);
   void RunTimer();
@@ -100,6 +111,8 @@ class CoreLoop {
   std::map<StreamId, std::shared_ptr<ParkedCall>> calls_
       ABSL_GUARDED_BY(mutex_);
   StreamId last_stream_ ABSL_GUARDED_BY(mutex_) = 0;
+  // And not released.
+  int opened_count_ ABSL_GUARDED_BY(mutex_) = 0;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   // Of the timer.
   absl::Time wake_time_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();

@@ -161,6 +161,23 @@ TEST_F(CoreLoopTest, ACallThatCannotTakeMoreIsClosedInTheCoreToo) {
   EXPECT_EQ(slow->message_count(), 3);
 }
 
+TEST_F(CoreLoopTest, WhenTooManyCallsAreParkedTheNextIsRefused) {
+  const auto parked = std::make_shared<RecordingCall>();
+  for (int i = 0; i < kParkedCallsMax; ++i) loop_.Open(parked);
+  const auto refused = std::make_shared<RecordingCall>();
+  Wait(refused, 0, 1);
+  EXPECT_THAT(refused->WaitForEnd(), HasReason("TOO_MANY_CALLS"));
+  // One that has been cut off still costs memory, until it is released.
+  loop_.Released();
+  loop_.Released();
+  const auto late = std::make_shared<RecordingCall>();
+  Wait(late, 0, 1, /*timeout_ms=*/20);
+  EXPECT_THAT(late->WaitForEnd(), HasReason("MEMBERS_MISSING"));
+  for (StreamId stream = 1; stream <= kParkedCallsMax; ++stream) {
+    loop_.Close(stream);
+  }
+}
+
 TEST_F(CoreLoopTest, DrainingEndsParkedCallsAndRefusesNewOnes) {
   const auto parked = std::make_shared<RecordingCall>();
   Wait(parked, 0, 1);

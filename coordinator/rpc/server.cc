@@ -48,6 +48,8 @@ absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
   builder.AddChannelArgument(
       GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
       kClientPingPeriodMinMs);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
+                             kStreamsPerConnectionMax);
   builder.SetMaxReceiveMessageSize(kMessageBytesMax);
   builder.SetMaxSendMessageSize(kMessageBytesMax);
   builder.RegisterService(&server->layout_service_);
@@ -56,6 +58,7 @@ absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
   builder.RegisterService(&server->barrier_service_);
   builder.RegisterService(&server->plan_service_);
   builder.RegisterService(&server->diagnostics_service_);
+  builder.RegisterCallbackGenericService(&server->unknown_methods_);
   server->server_ = builder.BuildAndStart();
   if (server->server_ == nullptr || port == 0) {
     return Error(absl::StatusCode::kUnavailable, "LISTEN_FAILED",

@@ -13,8 +13,14 @@
 
 namespace shardwright {
 
-// Largest message either way.
+// Largest message either way: the layout of the largest job with every rank in
+// a list takes 62 MiB. What is larger fails with RESOURCE_EXHAUSTED by gRPC,
+// without a reason.
 inline constexpr int kMessageBytesMax = 64 << 20;
+
+// Calls that one connection may have open; more wait in the client. A proxy may
+// hold all of a job's members, with a session and some waits each.
+inline constexpr int kStreamsPerConnectionMax = 32768;
 
 // Thread-safe.
 class CoordinatorServer {
@@ -47,6 +53,7 @@ class CoordinatorServer {
   BarrierServiceImpl barrier_service_;
   PlanServiceImpl plan_service_;
   DiagnosticsServiceImpl diagnostics_service_;
+  UnknownMethods unknown_methods_;
   std::unique_ptr<grpc::Server> server_;
   std::string address_;
 };

@@ -381,6 +381,8 @@ class BarrierWait final
  public:
   BarrierWait(v1::BarrierService::Stub& stub, v1::WaitAtBarrierRequest request)
       : request_(std::move(request)) {
+    context_.set_deadline(std::chrono::system_clock::now() +
+                          std::chrono::minutes(2));
     stub.async()->WaitAtBarrier(&context_, &request_, this);
     StartRead(&response_);
     StartCall();

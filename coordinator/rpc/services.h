@@ -1,10 +1,15 @@
 // The coordinator's gRPC services: decode, ask the core, encode. Each is
 // thread-safe; the loop must outlive them and their calls.
+//
+// A call without a deadline is refused with DEADLINE_REQUIRED, but for Session
+// and WatchLayouts, which have no end. One whose deadline has passed changes
+// nothing.
 
 #ifndef COORDINATOR_RPC_SERVICES_H_
 #define COORDINATOR_RPC_SERVICES_H_
 
 #include "coordinator/rpc/core_loop.h"
+#include "grpcpp/generic/async_generic_service.h"
 #include "shardwright/v1/barrier.grpc.pb.h"
 #include "shardwright/v1/communicator.grpc.pb.h"
 #include "shardwright/v1/diagnostics.grpc.pb.h"
@@ -32,6 +37,9 @@ class LayoutServiceImpl final : public v1::LayoutService::CallbackService {
   grpc::ServerUnaryReactor* ExplainRank(grpc::CallbackServerContext* context,
                                         const v1::ExplainRankRequest* request,
                                         v1::RankExplanation* response) override;
+  grpc::ServerWriteReactor<v1::WatchLayoutsResponse>* WatchLayouts(
+      grpc::CallbackServerContext* context,
+      const v1::WatchLayoutsRequest* request) override;
 
  private:
   CoreLoop& loop_;
@@ -133,6 +141,13 @@ class PlanServiceImpl final : public v1::PlanService::CallbackService {
 
  private:
   CoreLoop& loop_;
+};
+
+// Answers what no service here has: gRPC's own answer carries no reason.
+class UnknownMethods final : public grpc::CallbackGenericService {
+ public:
+  grpc::ServerGenericBidiReactor* CreateReactor(
+      grpc::GenericCallbackServerContext* context) override;
 };
 
 }  // namespace shardwright

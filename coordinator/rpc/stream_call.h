@@ -20,8 +20,10 @@
 
 namespace shardwright {
 
-// Messages that may wait for a client that does not read.
+// What may wait for a client that does not read. A message that finds less than
+// this is taken, however large it is.
 inline constexpr size_t kQueuedMessagesMax = 1024;
+inline constexpr size_t kQueuedBytesMax = 16 << 20;
 
 // `Reactor` is grpc::ServerWriteReactor<Message> or a bidirectional one. The
 // object owns itself from Park() until gRPC has done with it.
@@ -34,6 +36,7 @@ class StreamCall : public Reactor, public ParkedCall {
   static Call* Park(std::shared_ptr<Call> call) {
     call->self_ = call;
     call->stream_ = call->loop_.Open(call);
+    call->Pump();  // It may have been refused.
     return call.get();
   }
 
@@ -46,11 +49,12 @@ class StreamCall : public Reactor, public ParkedCall {
       end_ = *status;
       return true;
     }
-    if (queue_.size() < kQueuedMessagesMax) {
+    if (queue_.size() < kQueuedMessagesMax && queued_bytes_ < kQueuedBytesMax) {
       queue_.push_back(std::get<std::shared_ptr<const Message>>(effect.what));
+      queued_bytes_ += SizeOf(*queue_.back());
       return true;
     }
-    queue_.clear();
+    // After what is queued: whoever resumes has come some way at least.
     end_ = Error(absl::StatusCode::kResourceExhausted, "SLOW_READER",
                  "the client does not read what the coordinator tells it");
     return false;
@@ -62,6 +66,7 @@ class StreamCall : public Reactor, public ParkedCall {
     if (!queue_.empty()) {
       writing_ = std::move(queue_.front());
       queue_.pop_front();
+      queued_bytes_ -= SizeOf(*writing_);
       const Message* message = writing_.get();
       lock.Unlock();
       this->StartWrite(message);
@@ -81,13 +86,18 @@ class StreamCall : public Reactor, public ParkedCall {
     if (ok) {
       Pump();
     } else {
-      End(absl::CancelledError("the client has gone"));
+      OnCancel();
     }
   }
 
-  void OnCancel() override { End(absl::CancelledError("the client has gone")); }
+  // Nobody will read it, but everything that ends has a reason.
+  void OnCancel() override {
+    End(Error(absl::StatusCode::kCancelled, "CLIENT_GONE",
+              "the client has gone"));
+  }
 
   void OnDone() override {
+    loop_.Released();
     const std::shared_ptr<ParkedCall> last = std::move(self_);
   }
 
@@ -101,6 +111,7 @@ class StreamCall : public Reactor, public ParkedCall {
     {
       const MutexLock lock(mutex_);
       queue_.clear();
+      queued_bytes_ = 0;
       if (!end_.has_value()) end_ = std::move(status);
     }
     loop_.Close(stream_);
@@ -108,12 +119,19 @@ class StreamCall : public Reactor, public ParkedCall {
   }
 
  private:
+  // Worked out once for all calls that share the message.
+  static size_t SizeOf(const Message& message) {
+    const int cached = message.GetCachedSize();
+    return cached != 0 ? cached : message.ByteSizeLong();
+  }
+
   CoreLoop& loop_;
   StreamId stream_ = 0;
   std::shared_ptr<ParkedCall> self_;
 
   Mutex mutex_;
   std::deque<std::shared_ptr<const Message>> queue_ ABSL_GUARDED_BY(mutex_);
+  size_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   // By gRPC; one at a time.
   std::shared_ptr<const Message> writing_ ABSL_GUARDED_BY(mutex_);
   // Finish with it when all is sent.

@@ -79,6 +79,55 @@ TEST(ErrorTest, WhatIsQuotedCannotSpoilTheReason) {
   EXPECT_EQ(sent.violations(0).hint(), "\xe2\x82\xac stays");
 }
 
+TEST(ErrorTest, KeepsTheReasonHoweverLongWhatAClientBrings) {
+  const std::string huge(1 << 20, 'h');
+  const v1::ErrorDetail cut = DetailOf(
+      Error(absl::StatusCode::kInvalidArgument, "BARRIER_MISMATCH", huge,
+            {{"scope", huge}, {"got_scope", huge}, {"digest", "0123"}}));
+  EXPECT_LE(cut.ByteSizeLong(), kErrorDetailBytesMax);
+  EXPECT_EQ(cut.reason(), "BARRIER_MISMATCH");
+  EXPECT_EQ(cut.metadata().at("digest"), "0123");
+  EXPECT_THAT(cut.metadata().at("scope"), testing::StartsWith("hhhh"));
+
+  std::map<std::string, std::string> many;
+  for (int i = 0; i < 1000; ++i) many[std::to_string(i)] = huge;
+  const v1::ErrorDetail bare = DetailOf(
+      Error(absl::StatusCode::kInvalidArgument, "BARRIER_MISMATCH", "", many));
+  EXPECT_LE(bare.ByteSizeLong(), kErrorDetailBytesMax);
+  EXPECT_EQ(bare.reason(), "BARRIER_MISMATCH");
+}
+
+TEST(ErrorTest, ADetailFromAnUnkindServerEndsToo) {
+  v1::ErrorDetail detail;
+  detail.set_reason(std::string(1 << 20, 'r'));
+  detail.mutable_missing()->set_report(std::string(1 << 20, 'r'));
+  EXPECT_LE(
+      DetailOf(Error(absl::StatusCode::kInternal, "", detail)).ByteSizeLong(),
+      kErrorDetailBytesMax);
+}
+
+TEST(ErrorTest, AMessageFitsWhenGrpcHasEscapedIt) {
+  for (const char* text : {"%", "\n", "\u00e9", "x"}) {
+    std::string message;
+    while (message.size() < 100000) message += text;
+    const grpc::Status status =
+        ToGrpcStatus(absl::Status(absl::StatusCode::kInternal, message));
+    size_t encoded = 0;
+    for (const char c : status.error_message()) {
+      encoded += c >= ' ' && c <= '~' && c != '%' ? 1 : 3;
+    }
+    EXPECT_LE(encoded, 2100) << text;
+    EXPECT_GT(encoded, 1900) << text;
+  }
+}
+
+TEST(CutTextTest, CutsBetweenCharacters) {
+  EXPECT_EQ(CutText("short", 5), "short");
+  EXPECT_EQ(CutText("longer", 5), "lo...");
+  EXPECT_EQ(CutText("a\u00e9\u00e9\u00e9", 6), "a\u00e9...");
+  EXPECT_EQ(CutText("\u00e9\u00e9\u00e9", 4), "...");
+}
+
 TEST(CompressRanksTest, JoinsNeighbours) {
   EXPECT_EQ(CompressRanks({}).ranges(), "");
   EXPECT_EQ(CompressRanks({5}).ranges(), "5");
