@@ -61,35 +61,35 @@ std::string WaitsFor(const v1::CliqueSummary& clique) {
 
 // Why a member keeps the clique waiting, and what somebody can do about it.
 std::string Advice(const v1::CliqueMember& member) {
-  using State = v1::CliqueMember;
   switch (member.state()) {
-    case State::GAVE_UP:
-      return "stopped waiting when their own timeout passed: they come again "
-             "by themselves, or their logs say why not";
-    case State::OWES_SLOT:
-      return "were told to begin and have published no address: look at their "
-             "logs, they hang or are stopped";
-    case State::OWES_REPORT:
-      return "have all addresses and have not said that they are connected: "
-             "look at the network between the hosts, and at their logs";
+    case v1::CliqueMember::GAVE_UP:
+      return "came, and its own timeout has passed;\n"
+             "    it comes again by itself, or its log says why not";
+    case v1::CliqueMember::OWES_SLOT:
+      return "was told to begin, and has published no address;\n"
+             "    look at its log: it hangs or is stopped";
+    case v1::CliqueMember::OWES_REPORT:
+      return "has all addresses, and has not said that it is connected;\n"
+             "    look at the network between the hosts, and at its log";
     default:
       break;
   }
   switch (member.member().state()) {
     case v1::Member::UNREGISTERED:
-      return "never registered: start them, or look at why they did not start";
+      return "no process has registered;\n"
+             "    start it, or look at why it did not start";
     case v1::Member::LOST:
-      return "stopped renewing their leases: they died, hang, or cannot reach "
-             "the coordinator; look at the hosts and start them again";
+      return "its lease ran out: it died, hangs, or cannot reach the "
+             "coordinator;\n    look at its host and log, and start it again";
     case v1::Member::LEFT:
-      return "left in good order: start them again";
+      return "it left in good order;\n    start it again";
     default:
-      return "live and have not asked for this clique: they are still busy "
-             "with their phase, or were started with other --kinds";
+      return "lives, and has not asked for this clique;\n"
+             "    it is busy with its phase, or was started with other --kinds";
   }
 }
 
-// "next:" and a line for each thing to do, with the ranks that it is about.
+// A paragraph for each thing to do, with the ranks that it is about.
 std::string FormatAdvice(const v1::CliqueExplanation& explanation) {
   std::vector<std::string> order;
   std::map<std::string, std::vector<int64_t>> ranks_by_advice;

@@ -70,7 +70,12 @@ std::string FormatError(const absl::Status& status) {
       absl::StrAppend(&text, "\n");
     }
   } else {
-    absl::StrAppend(&text, "error: ", status.message(), "\n");
+    // A server that does not know the method says no more than the code.
+    absl::StrAppend(&text, "error: ",
+                    status.message().empty()
+                        ? absl::StatusCodeToString(status.code())
+                        : std::string(status.message()),
+                    "\n");
   }
   if (!detail.missing().ranges().empty()) {
     absl::StrAppend(&text, "missing ranks: ", detail.missing().ranges(),

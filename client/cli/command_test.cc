@@ -41,6 +41,11 @@ TEST(FormatErrorTest, HasTheMessage) {
   EXPECT_EQ(FormatError(absl::InternalError("it broke")), "error: it broke\n");
 }
 
+TEST(FormatErrorTest, IsNeverEmpty) {
+  EXPECT_EQ(FormatError(absl::UnimplementedError("")),
+            "error: UNIMPLEMENTED\n");
+}
+
 TEST(FormatErrorTest, HasALineForEachProblem) {
   const Problems problems = {{"seq_length", "6 is odd", "take 8"},
                              {"", "nothing fits", ""}};

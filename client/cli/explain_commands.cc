@@ -56,7 +56,7 @@ absl::Status ExplainRankCommand(const Console& console,
 // "did you mean 'language/tp/3'?", where module or kind are slips.
 std::string SuggestClique(const JobOptions& options, const std::string& name) {
   const auto parsed = ParseCliqueName(name);
-  if (!parsed.has_value()) return "a clique is MODULE/KIND/INDEX";
+  if (!parsed.has_value()) return "";
   const absl::StatusOr<PlanSource> source =
       PlanSource::Open({/*layout_file=*/"", options.coordinator, options.job});
   if (!source.ok()) return "";

@@ -284,10 +284,11 @@ TEST(CliqueReportTest, SaysWhoBlocksAndWhatToDo) {
       "and 1 more; -o wide shows all\n"
       "\n"
       "what to do\n"
-      "  rank 5: stopped renewing their leases: they died, hang, or cannot "
-      "reach the coordinator; look at the hosts and start them again\n"
-      "  ranks 6-7: never registered: start them, or look at why they did not "
-      "start\n");
+      "  rank 5: its lease ran out: it died, hangs, or cannot reach the "
+      "coordinator;\n"
+      "    look at its host and log, and start it again\n"
+      "  ranks 6-7: no process has registered;\n"
+      "    start it, or look at why it did not start\n");
 }
 
 TEST(CliqueReportTest, JsonHasNullForWhatIsNotThere) {
