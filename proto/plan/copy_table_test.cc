@@ -58,45 +58,6 @@ TEST(CopyTableTest, OneRunOfOneSourceIsAView) {
       CopyTable::Create({{0, 3, 0, 1, 2}, {0, 0, 2, 1, 2}}, {8}, 4)->IsView());
 }
 
-// One source a column, its runs in reverse so that none continues another, and
-// some of them fills; then cut at random places, in random order.
-TEST(CopyTableTest, CanonicalFormDoesNotDependOnTheCuts) {
-  std::mt19937 random(1);
-  for (int round = 0; round < 500; ++round) {
-    const int64_t stride = 1 + random() % 3;
-    const int64_t length = 1 + random() % 20;
-    std::vector<RowCopy> whole, cut;
-    for (int32_t column = 0; column < stride; ++column) {
-      for (int64_t row = 0; row < length;) {
-        const int64_t count = 1 + random() % (length - row);
-        const int32_t source = random() % 4 == 0 ? kFill : column;
-        const int64_t source_row = source == kFill ? 0 : length - row - count;
-        const int64_t destination = row * stride + column;
-        whole.push_back({source, source_row, destination, stride, count});
-        for (int64_t k = 0; k < count;) {
-          const int64_t part = 1 + random() % (count - k);
-          cut.push_back({source, source == kFill ? 0 : source_row + k,
-                         destination + k * stride, stride, part});
-          k += part;
-        }
-        row += count;
-      }
-    }
-    std::shuffle(cut.begin(), cut.end(), random);
-    const std::vector<int64_t> source_rows(stride, length);
-    const absl::StatusOr<CopyTable> a =
-        CopyTable::Create(whole, source_rows, length * stride);
-    const absl::StatusOr<CopyTable> b =
-        CopyTable::Create(cut, source_rows, length * stride);
-    ASSERT_THAT(a, IsOk());
-    ASSERT_THAT(b, IsOk());
-    EXPECT_EQ(*a, *b);
-    EXPECT_LE(a->entries().size(), whole.size());
-    EXPECT_EQ(*a,
-              *CopyTable::Create(a->entries(), source_rows, length * stride));
-  }
-}
-
 // Entries in order are checked on a way of their own: it must take and refuse
 // what the general one does.
 TEST(CopyTableTest, OrderDoesNotDecideWhatIsRefused) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <set>
+#include <sstream>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,8 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "google/protobuf/descriptor.h"
+#include "proto/status/utf8.h"
+#include "yaml-cpp/eventhandler.h"
 #include "yaml-cpp/yaml.h"
 
 namespace shardwright {
@@ -265,6 +268,37 @@ bool IsText(absl::string_view text) {
   });
 }
 
+// Where the first byte is that is no UTF-8; the end if there is none.
+size_t Utf8End(absl::string_view text) {
+  const size_t size = text.size();
+  while (const size_t length = Utf8CharacterLength(text)) {
+    text.remove_prefix(length);
+  }
+  return size - text.size();
+}
+
+// Whether there is more than one document. YAML::LoadAll() would give documents
+// without end for a comma that nothing precedes: ", a".
+bool HasSecondDocument(const std::string& text) {
+  class Ignore : public YAML::EventHandler {
+    void OnDocumentStart(const YAML::Mark&) override {}
+    void OnDocumentEnd() override {}
+    void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+    void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+    void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                  const std::string&) override {}
+    void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                         YAML::EmitterStyle::value) override {}
+    void OnSequenceEnd() override {}
+    void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                    YAML::EmitterStyle::value) override {}
+    void OnMapEnd() override {}
+  } ignore;
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  return parser.HandleNextDocument(ignore) && parser.HandleNextDocument(ignore);
+}
+
 }  // namespace
 
 int Document::LineOf(absl::string_view field) const {
@@ -285,17 +319,23 @@ Document ReadDocument(absl::string_view text,
     document.problems.push_back({"", "is not a text file", ""});
     return document;
   }
+  const size_t utf8_end = Utf8End(text);
+  if (utf8_end < text.size()) {
+    document.lines[""] = 1 + static_cast<int>(std::count(
+                                 text.begin(), text.begin() + utf8_end, '\n'));
+    document.problems.push_back({"", "is not UTF-8", ""});
+    return document;
+  }
   // yaml-cpp throws; this is the one place where we meet it.
   try {
-    const std::vector<YAML::Node> nodes = YAML::LoadAll(std::string(text));
-    if (nodes.empty() || nodes[0].IsNull()) {
+    const std::string copy(text);
+    const YAML::Node node = YAML::Load(copy);
+    if (HasSecondDocument(copy)) {
+      document.problems.push_back({"", "holds more than one document", ""});
+    } else if (node.IsNull()) {
       document.problems.push_back({"", "is empty", ""});
-    } else if (nodes.size() > 1) {
-      document.problems.push_back(
-          {"", absl::StrCat("holds ", nodes.size(), " documents, not one"),
-           ""});
     } else {
-      Reader(document).ReadMessage(nodes[0], "", message);
+      Reader(document).ReadMessage(node, "", message);
     }
   } catch (const YAML::Exception& error) {
     document.lines[""] = std::max(0, error.mark.line) + 1;

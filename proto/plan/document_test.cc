@@ -92,7 +92,10 @@ INSTANTIATE_TEST_SUITE_P(
         {"Binary", std::string("\x00\x01", 2), "f:1: is not a text file"},
         {"BadSyntax", "a: [1,\nb: 2", "f:2: "},
         {"NotAMapping", "- 1", "f:1: must be a mapping and is a list"},
-        {"TwoDocuments", "name: a\n---\nname: b\n", "holds 2 documents"},
+        {"NotUtf8", "name: a\nworld_size: \"\xc3\"", "f:2: is not UTF-8"},
+        {"TwoDocuments", "name: a\n---\nname: b\n",
+         "holds more than one document"},
+        {"StrayComma", "{name: a}, b", "holds more than one document"},
         {"UnknownField", "name: a\nworldsize: 8",
          "f:2: worldsize: unknown field 'worldsize' (did you mean "
          "'world_size'?)"},

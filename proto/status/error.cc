@@ -6,6 +6,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/optional.h"
+#include "proto/status/utf8.h"
 
 namespace shardwright {
 namespace {
@@ -13,30 +14,13 @@ namespace {
 constexpr absl::string_view kPayloadUrl =
     "type.googleapis.com/shardwright.v1.ErrorDetail";
 
-// Length of the UTF-8 character that `text` begins with; 0 if there is none.
-size_t CharacterLength(absl::string_view text) {
-  const auto at = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char first = at(0);
-  if (first < 0x80) return 1;
-  if (first < 0xc2 || first > 0xf4) return 0;
-  const size_t length = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
-  if (text.size() < length) return 0;
-  for (size_t i = 1; i < length; ++i) {
-    if ((at(i) & 0xc0) != 0x80) return 0;
-  }
-  const bool overlong =
-      (first == 0xe0 && at(1) < 0xa0) || (first == 0xf0 && at(1) < 0x90);
-  const bool surrogate = first == 0xed && at(1) >= 0xa0;
-  const bool too_high = first == 0xf4 && at(1) >= 0x90;
-  return overlong || surrogate || too_high ? 0 : length;
-}
-
 // Bytes that are no UTF-8 become '?'. What is quoted from a file may have such,
 // and so may what was cut; protobuf refuses to parse them, and the receiver
 // would have no reason at all.
 void MakeUtf8(std::string& text) {
   for (size_t i = 0; i < text.size();) {
-    const size_t length = CharacterLength(absl::string_view(text).substr(i));
+    const size_t length =
+        Utf8CharacterLength(absl::string_view(text).substr(i));
     if (length == 0) text[i] = '?';
     i += std::max<size_t>(1, length);
   }

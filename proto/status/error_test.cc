@@ -68,8 +68,8 @@ TEST(ErrorTest, WhatIsQuotedCannotSpoilTheReason) {
   violation.set_field("f\xc3");
   violation.set_description("'\xe2\x82' \xed\xa0\x80 \xc0\xaf \xf5");
   violation.set_hint("\xe2\x82\xac stays");
-  const absl::Status status = Error(absl::StatusCode::kInvalidArgument,
-                                    "cut: \xc3", std::move(detail));
+  const absl::Status status =
+      Error(absl::StatusCode::kInvalidArgument, "cut: \xc3", std::move(detail));
   EXPECT_EQ(status.message(), "cut: ?");
   const v1::ErrorDetail sent = DetailOf(status);
   EXPECT_EQ(sent.reason(), "INVALID_LAYOUT");
