@@ -1,11 +1,13 @@
 """Counts the test cases of one `bazel test` run.
 
-Usage: count_tests.py FILE, the run's --build_event_json_file. Prints one line
-for each target that did not pass, then "N passed, N failed, N skipped"; exits
-with 1 unless at least one case passed and none failed.
+Usage: count_tests.py FILE [FUZZED], the run's --build_event_json_file and what
+tests/fuzz.sh wrote. Prints one line for each target that did not pass, then
+"N passed, N failed, N skipped"; exits with 1 unless at least one case passed
+and none failed.
 
 A gtest case is a case, and so is a unittest method. A test that counts nothing
-itself is one case, and so is a target that could not be built.
+itself is one case, and so are a target that could not be built and one that was
+fuzzed.
 """
 
 import json
@@ -104,10 +106,22 @@ def count(events):
     return passed, failed, skipped, problems
 
 
+def count_fuzzed(lines):
+    """(passed, failed, problems) of lines like "layout_file_fuzz passed"."""
+    problems = ["%s: a finding, or not built" % line.split()[0]
+                for line in lines if line.split()[1:] != ["passed"]]
+    return len(lines) - len(problems), len(problems), problems
+
+
 def main():
     with open(sys.argv[1], encoding="utf-8") as file:
         events = [json.loads(line) for line in file]
     passed, failed, skipped, problems = count(events)
+    if len(sys.argv) > 2:
+        with open(sys.argv[2], encoding="utf-8") as file:
+            fuzzed = count_fuzzed(file.read().splitlines())
+        passed, failed = passed + fuzzed[0], failed + fuzzed[1]
+        problems += fuzzed[2]
     for problem in problems:
         print("  " + problem)
     print("%d passed, %d failed, %d skipped" % (passed, failed, skipped))

@@ -79,6 +79,16 @@ class CountTest(unittest.TestCase):
                 "completed": {"success": True}}
         self.assertEqual(self.count(fine), (0, 0, 0))
 
+    def test_a_fuzzed_target_is_one_case(self):
+        self.assertEqual(
+            count_tests.count_fuzzed(["a_fuzz passed", "b_fuzz passed"]),
+            (2, 0, []))
+        passed, failed, problems = count_tests.count_fuzzed(
+            ["a_fuzz passed", "b_fuzz failed", "c_fuzz"])
+        self.assertEqual((passed, failed), (1, 2))
+        self.assertIn("b_fuzz", problems[0])
+        self.assertIn("c_fuzz", problems[1])
+
 
 if __name__ == "__main__":
     unittest.main()
