@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <optional>
 #include <random>
@@ -36,6 +37,44 @@ uint64_t seed_count = 0;
 struct Total {
   int64_t seeds = 0;
   int64_t steps = 0;
+  std::map<std::string, int64_t> outcomes;
+};
+
+// What a block of seeds must have met, or it says little. As
+// Simulation::outcomes() has it.
+constexpr const char* kOutcomes[] = {
+    "ApplyLayout STALE_GENERATION",
+    "ApplyLayout STORE_FAILED",
+    "FormCommunicators FENCED",
+    "FormCommunicators LAYOUT_MISMATCH",
+    "FormCommunicators NOT_REGISTERED",
+    "FormCommunicators STALE_GENERATION",
+    "Leave ",
+    "PublishSlots FENCED",
+    "PublishSlots NOT_YOUR_SLOT",
+    "PublishSlots SLOT_TAKEN",
+    "PublishSlots STALE_ATTEMPT",
+    "Register FENCED",
+    "Register MEMBER_ID_IN_USE",
+    "Register STORE_FAILED",
+    "ReportCommunicators STALE_ATTEMPT",
+    "Session FENCED",
+    "Session INVALID_MEMBER",
+    "Session NOT_REGISTERED",
+    "WaitAtBarrier BARRIER_MISMATCH",
+    "WaitAtBarrier BARRIER_SEQUENCE",
+    "end ",
+    "end BARRIER_MISMATCH",
+    "end MEMBERS_MISSING",
+    "end NOT_REGISTERED",
+    "end PEER_LOST",
+    "end REPLACED",
+    "end STALE_GENERATION",
+    "event 1",
+    "event 2",
+    "event 3",
+    "event 4",
+    "event 5",
 };
 
 // Whether nothing was violated. A seed that fails runs again with a trace: it
@@ -52,6 +91,9 @@ bool RunSeed(uint64_t seed, Total& total) {
   auto simulation = run(/*keep_trace=*/false);
   ++total.seeds;
   total.steps += simulation->step_count();
+  for (const auto& [outcome, count] : simulation->outcomes()) {
+    total.outcomes[outcome] += count;
+  }
   const std::optional<std::string> violation = simulation->violation();
   if (!violation.has_value()) return true;
   simulation = run(/*keep_trace=*/true);
@@ -86,6 +128,9 @@ TEST(SimulationTest, KeepsEveryPromiseWhateverGoesWrong) {
     if (!RunSeed(kFixedFirst + i, total)) return;
   }
   Print(absl::StrCat("from ", kFixedFirst), total);
+  for (const char* outcome : kOutcomes) {
+    EXPECT_GT(total.outcomes[outcome], 0) << "never met: " << outcome;
+  }
   const uint64_t fresh = std::random_device()();
   total = {};
   while (std::chrono::steady_clock::now() < end) {
