@@ -9,6 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "coordinator/planner/planner.h"
 #include "coordinator/rpc/stream_call.h"
+#include "google/protobuf/arena.h"
+#include "grpcpp/support/message_allocator.h"
 #include "proto/plan/codec.h"
 #include "proto/status/error.h"
 #include "proto/status/grpc_status.h"
@@ -79,12 +81,40 @@ absl::StatusOr<JobLayout> FindLayout(CoreLoop& loop, const std::string& job,
   });
 }
 
-absl::StatusOr<v1::ShardPlan> WithGeneration(absl::StatusOr<ShardPlan> plan,
-                                             int64_t generation) {
-  RETURN_IF_ERROR(plan.status());
+absl::Status Write(absl::StatusOr<ShardPlan> plan, int64_t generation,
+                   v1::ShardPlan& response) {
+  if (!plan.ok()) return plan.status();
   plan->generation = generation;
-  return ToProto(*plan);
+  ToProto(*plan, response);
+  return absl::OkStatus();
 }
+
+// Puts a call's request and answer into one piece of memory: a plan is a
+// message of a few small ones a document, and to make and free each by itself
+// takes longer than to plan.
+template <typename Request, typename Response>
+class ArenaAllocator final : public grpc::MessageAllocator<Request, Response> {
+ public:
+  grpc::MessageHolder<Request, Response>* AllocateMessages() override {
+    return new Holder;
+  }
+
+ private:
+  class Holder final : public grpc::MessageHolder<Request, Response> {
+   public:
+    Holder() : arena_(block_, sizeof(block_)) {
+      this->set_request(
+          google::protobuf::Arena::CreateMessage<Request>(&arena_));
+      this->set_response(
+          google::protobuf::Arena::CreateMessage<Response>(&arena_));
+    }
+    void Release() override { delete this; }
+
+   private:
+    char block_[8192];  // Used first; enough for some twenty documents.
+    google::protobuf::Arena arena_;
+  };
+};
 
 class SessionCall final
     : public StreamCall<
@@ -287,27 +317,39 @@ grpc::ServerUnaryReactor* DiagnosticsServiceImpl::ListEvents(
                 request);
 }
 
+PlanServiceImpl::PlanServiceImpl(CoreLoop& loop)
+    : loop_(loop),
+      shard_plan_messages_(
+          std::make_unique<
+              ArenaAllocator<v1::GetShardPlanRequest, v1::ShardPlan>>()),
+      compose_plan_messages_(
+          std::make_unique<
+              ArenaAllocator<v1::GetComposePlanRequest, v1::ShardPlan>>()) {
+  SetMessageAllocatorFor_GetShardPlan(shard_plan_messages_.get());
+  SetMessageAllocatorFor_GetComposePlan(compose_plan_messages_.get());
+}
+
 grpc::ServerUnaryReactor* PlanServiceImpl::GetShardPlan(
     grpc::CallbackServerContext* context,
     const v1::GetShardPlanRequest* request, v1::ShardPlan* response) {
-  return Answer(context, response, [&]() -> absl::StatusOr<v1::ShardPlan> {
+  return Answer(context, response, [&]() -> absl::Status {
     ASSIGN_OR_RETURN(const JobLayout job,
                      FindLayout(loop_, request->job(), request->generation()));
-    return WithGeneration(PlanShard(*job.layout, request->rank(),
-                                    BatchShapeFromProto(request->shape())),
-                          job.generation());
+    return Write(PlanShard(*job.layout, request->rank(),
+                           BatchShapeFromProto(request->shape())),
+                 job.generation(), *response);
   });
 }
 
 grpc::ServerUnaryReactor* PlanServiceImpl::GetComposePlan(
     grpc::CallbackServerContext* context,
     const v1::GetComposePlanRequest* request, v1::ShardPlan* response) {
-  return Answer(context, response, [&]() -> absl::StatusOr<v1::ShardPlan> {
+  return Answer(context, response, [&]() -> absl::Status {
     ASSIGN_OR_RETURN(const JobLayout job,
                      FindLayout(loop_, request->job(), request->generation()));
-    return WithGeneration(PlanCompose(*job.layout, request->rank(),
-                                      BatchFromProto(request->batch())),
-                          job.generation());
+    return Write(PlanCompose(*job.layout, request->rank(),
+                             BatchFromProto(request->batch())),
+                 job.generation(), *response);
   });
 }
 

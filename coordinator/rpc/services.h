@@ -8,8 +8,11 @@
 #ifndef COORDINATOR_RPC_SERVICES_H_
 #define COORDINATOR_RPC_SERVICES_H_
 
+#include <memory>
+
 #include "coordinator/rpc/core_loop.h"
 #include "grpcpp/generic/async_generic_service.h"
+#include "grpcpp/support/message_allocator.h"
 #include "shardwright/v1/barrier.grpc.pb.h"
 #include "shardwright/v1/communicator.grpc.pb.h"
 #include "shardwright/v1/diagnostics.grpc.pb.h"
@@ -129,7 +132,7 @@ class DiagnosticsServiceImpl final
 // Plans outside the loop's lock.
 class PlanServiceImpl final : public v1::PlanService::CallbackService {
  public:
-  explicit PlanServiceImpl(CoreLoop& loop) : loop_(loop) {}
+  explicit PlanServiceImpl(CoreLoop& loop);
 
   grpc::ServerUnaryReactor* GetShardPlan(grpc::CallbackServerContext* context,
                                          const v1::GetShardPlanRequest* request,
@@ -141,6 +144,12 @@ class PlanServiceImpl final : public v1::PlanService::CallbackService {
 
  private:
   CoreLoop& loop_;
+  const std::unique_ptr<
+      grpc::MessageAllocator<v1::GetShardPlanRequest, v1::ShardPlan>>
+      shard_plan_messages_;
+  const std::unique_ptr<
+      grpc::MessageAllocator<v1::GetComposePlanRequest, v1::ShardPlan>>
+      compose_plan_messages_;
 };
 
 // Answers what no service here has: gRPC's own answer carries no reason.

@@ -1,8 +1,10 @@
-// What planning adds to a call. One server has the plan service and a method
+// What planning adds to a call, for the server: the client takes answers as
+// bytes. One server has the plan service and a method
 // that does nothing; one client calls both in turn, block by block, with the
 // same number of calls under way. The ratios are those of the rates of
 // neighbouring blocks; what is shown is their median.
 
+#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
@@ -57,44 +59,64 @@ v1::ApplyLayoutRequest LayoutToApply() {
   return request;
 }
 
-template <typename Response>
 struct Call {
   std::optional<grpc::ClientContext> context;
-  Response response;
-  std::function<void(grpc::Status)> done;
+  grpc::ByteBuffer response;
 };
 
-// Calls a second, for one block. `start(call)` starts a call; 0 if one fails.
-template <typename Response, typename Start>
-double Rate(Start start) {
-  using Clock = std::chrono::steady_clock;
-  std::vector<Call<Response>> calls(kCallsUnderWay);
-  std::atomic<int64_t> count = 0;
-  std::atomic<bool> failed = false;
-  std::mutex mutex;
-  std::condition_variable ended;
-  int under_way = kCallsUnderWay;  // Guarded by `mutex`.
-  const Clock::time_point begin = Clock::now();
-  for (Call<Response>& call : calls) {
-    call.done = [&](const grpc::Status& status) {
-      if (!status.ok()) failed = true;
-      ++count;
-      if (!failed && Clock::now() - begin < kBlock) {
-        call.context.emplace();
-        start(call);
-        return;
-      }
-      const std::lock_guard<std::mutex> lock(mutex);
-      if (--under_way == 0) ended.notify_all();
-    };
-    call.context.emplace();
-    start(call);
-  }
-  std::unique_lock<std::mutex> lock(mutex);
-  ended.wait(lock, [&] { return under_way == 0; });
-  const std::chrono::duration<double> elapsed = Clock::now() - begin;
-  return failed ? 0 : static_cast<double>(count) / elapsed.count();
+grpc::ByteBuffer ToBuffer(const google::protobuf::Message& message) {
+  const grpc::Slice slice(message.SerializeAsString());
+  return grpc::ByteBuffer(&slice, 1);
 }
+
+// Makes calls of one method for one block.
+class Block {
+ public:
+  Block(grpc::GenericStub& stub, const std::string& method,
+        const google::protobuf::Message& request)
+      : stub_(stub), method_(method), request_(ToBuffer(request)) {}
+
+  // Calls a second; 0 if one fails. Once only.
+  double Rate() {
+    std::vector<Call> calls(kCallsUnderWay);
+    for (Call& call : calls) Start(call);
+    std::unique_lock<std::mutex> lock(mutex_);
+    ended_.wait(lock, [&] { return under_way_ == 0; });
+    const std::chrono::duration<double> elapsed = Clock::now() - begin_;
+    return failed_ ? 0 : static_cast<double>(count_) / elapsed.count();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void Start(Call& call) {
+    call.context.emplace();
+    stub_.UnaryCall(&*call.context, method_, grpc::StubOptions(), &request_,
+                    &call.response,
+                    [this, &call](grpc::Status status) { Done(call, status); });
+  }
+
+  void Done(Call& call, const grpc::Status& status) {
+    if (!status.ok()) failed_ = true;
+    ++count_;
+    if (!failed_ && Clock::now() - begin_ < kBlock) {
+      Start(call);
+      return;
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (--under_way_ == 0) ended_.notify_all();
+  }
+
+  grpc::GenericStub& stub_;
+  const std::string method_;
+  const grpc::ByteBuffer request_;
+  const Clock::time_point begin_ = Clock::now();
+  std::atomic<int64_t> count_ = 0;
+  std::atomic<bool> failed_ = false;
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  int under_way_ = kCallsUnderWay;  // Guarded by mutex_.
+};
 
 // A server on a loopback port, and a client of it.
 class Fixture {
@@ -112,27 +134,21 @@ class Fixture {
     builder.RegisterService(plan_service_.get());
     builder.RegisterService(&empty_service_);
     server_ = builder.BuildAndStart();
-    const auto channel =
+    stub_ = std::make_unique<grpc::GenericStub>(
         grpc::CreateChannel("127.0.0.1:" + std::to_string(port),
-                            grpc::InsecureChannelCredentials());
-    plans_ = v1::PlanService::NewStub(channel);
-    empty_ = v1::MembershipService::NewStub(channel);
+                            grpc::InsecureChannelCredentials()));
   }
   ~Fixture() { server_->Shutdown(); }
 
   double EmptyRate() {
-    const v1::LeaveRequest request;
-    return Rate<v1::LeaveResponse>([&](Call<v1::LeaveResponse>& call) {
-      empty_->async()->Leave(&*call.context, &request, &call.response,
-                             call.done);
-    });
+    return Block(*stub_, "/shardwright.v1.MembershipService/Leave",
+                 v1::LeaveRequest())
+        .Rate();
   }
 
   double PlanRate(const v1::GetShardPlanRequest& request) {
-    return Rate<v1::ShardPlan>([&](Call<v1::ShardPlan>& call) {
-      plans_->async()->GetShardPlan(&*call.context, &request, &call.response,
-                                    call.done);
-    });
+    return Block(*stub_, "/shardwright.v1.PlanService/GetShardPlan", request)
+        .Rate();
   }
 
  private:
@@ -141,8 +157,7 @@ class Fixture {
   std::unique_ptr<PlanServiceImpl> plan_service_;
   EmptyService empty_service_;
   std::unique_ptr<grpc::Server> server_;
-  std::unique_ptr<v1::PlanService::Stub> plans_;
-  std::unique_ptr<v1::MembershipService::Stub> empty_;
+  std::unique_ptr<grpc::GenericStub> stub_;
 };
 
 double Median(std::vector<double> values) {

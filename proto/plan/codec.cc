@@ -62,10 +62,26 @@ void CheckUnknownFields(const google::protobuf::Message& message,
 
 void AddRuns(const std::vector<PositionRun>& runs,
              google::protobuf::RepeatedPtrField<v1::PositionRun>& messages) {
+  messages.Reserve(static_cast<int>(runs.size()));
   for (const PositionRun& run : runs) {
     v1::PositionRun& message = *messages.Add();
     message.set_position(run.position);
     message.set_count(run.count);
+  }
+}
+
+void FillTable(const CopyTable& table, v1::CopyTable& message) {
+  message.set_destination_rows(table.destination_rows());
+  message.mutable_source_rows()->Add(table.source_rows().begin(),
+                                     table.source_rows().end());
+  message.mutable_entries()->Reserve(static_cast<int>(table.entries().size()));
+  for (const RowCopy& from : table.entries()) {
+    v1::RowCopy& to = *message.add_entries();
+    to.set_source(from.source);
+    to.set_source_row(from.source_row);
+    to.set_destination_row(from.destination_row);
+    to.set_destination_stride(from.destination_stride);
+    to.set_row_count(from.row_count);
   }
 }
 
@@ -240,18 +256,7 @@ Coordinates CoordinatesFromProto(const v1::Coordinates& message) {
 
 v1::CopyTable ToProto(const CopyTable& table) {
   v1::CopyTable message;
-  message.set_destination_rows(table.destination_rows());
-  message.mutable_source_rows()->Add(table.source_rows().begin(),
-                                     table.source_rows().end());
-  message.mutable_entries()->Reserve(static_cast<int>(table.entries().size()));
-  for (const RowCopy& from : table.entries()) {
-    v1::RowCopy& to = *message.add_entries();
-    to.set_source(from.source);
-    to.set_source_row(from.source_row);
-    to.set_destination_row(from.destination_row);
-    to.set_destination_stride(from.destination_stride);
-    to.set_row_count(from.row_count);
-  }
+  FillTable(table, message);
   return message;
 }
 
@@ -270,6 +275,11 @@ absl::StatusOr<CopyTable> CopyTableFromProto(const v1::CopyTable& message) {
 
 v1::ShardPlan ToProto(const ShardPlan& plan) {
   v1::ShardPlan message;
+  ToProto(plan, message);
+  return message;
+}
+
+void ToProto(const ShardPlan& plan, v1::ShardPlan& message) {
   message.set_digest(plan.digest);
   message.set_generation(plan.generation);
   message.set_rank(plan.rank);
@@ -278,16 +288,15 @@ v1::ShardPlan ToProto(const ShardPlan& plan) {
   message.set_micro_batch_size(plan.micro_batch_size);
   message.mutable_sources()->Add(plan.sources.begin(), plan.sources.end());
   if (plan.embeddings.has_value()) {
-    *message.mutable_embeddings() = ToProto(*plan.embeddings);
+    FillTable(*plan.embeddings, *message.mutable_embeddings());
   }
-  *message.mutable_labels() = ToProto(plan.labels);
+  FillTable(plan.labels, *message.mutable_labels());
   AddRuns(plan.embedding_runs, *message.mutable_embedding_runs());
   AddRuns(plan.label_runs, *message.mutable_label_runs());
   message.mutable_load()->set_token_count(plan.load.token_count);
   message.mutable_load()->set_padding_token_count(
       plan.load.padding_token_count);
   message.mutable_load()->set_causal_work(plan.load.causal_work);
-  return message;
 }
 
 absl::StatusOr<ShardPlan> ShardPlanFromProto(const v1::ShardPlan& message) {

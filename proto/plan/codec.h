@@ -48,6 +48,7 @@ absl::StatusOr<CopyTable> CopyTableFromProto(const v1::CopyTable& message);
 //   INVALID_ARGUMENT INVALID_TABLE, INVALID_PLAN: runs that do not fit the
 //       tables, sizes that are negative.
 v1::ShardPlan ToProto(const ShardPlan& plan);
+void ToProto(const ShardPlan& plan, v1::ShardPlan& message);  // Empty before.
 absl::StatusOr<ShardPlan> ShardPlanFromProto(const v1::ShardPlan& message);
 
 // Who `rank` is, in full.

@@ -116,21 +116,13 @@ std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
 
 }  // namespace
 
-HostileClient::HostileClient(std::string address,
-                             std::vector<std::string> services, std::string job,
-                             uint32_t seed)
+HostileClient::HostileClient(std::string address, const Services& services,
+                             std::string job, uint32_t seed)
     : address_(std::move(address)),
       job_(std::move(job)),
       channel_(NewChannel(address_)),
       random_(seed) {
-  for (const std::string& name : services) {
-    const google::protobuf::ServiceDescriptor* service =
-        google::protobuf::DescriptorPool::generated_pool()->FindServiceByName(
-            name);
-    if (service == nullptr) {
-      std::fprintf(stderr, "no service %s\n", name.c_str());
-      std::abort();
-    }
+  for (const google::protobuf::ServiceDescriptor* service : services) {
     for (int i = 0; i < service->method_count(); ++i) {
       methods_.push_back(service->method(i));
     }

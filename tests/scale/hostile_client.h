@@ -7,6 +7,7 @@
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -14,16 +15,18 @@
 #include <string>
 #include <vector>
 
+#include "google/protobuf/descriptor.h"
 #include "google/protobuf/message.h"
 
 namespace shardwright {
 
 class HostileClient {
  public:
-  // Means the server at `address`, which has the services named in full, and
-  // its job.
-  HostileClient(std::string address, std::vector<std::string> services,
-                std::string job, uint32_t seed);
+  using Services = std::vector<const google::protobuf::ServiceDescriptor*>;
+
+  // Means the server at `address`, the services that it has, and its job.
+  HostileClient(std::string address, const Services& services, std::string job,
+                uint32_t seed);
 
   // Each returns when all of its calls have ended. Dies if one does not.
 

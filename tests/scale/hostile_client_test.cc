@@ -36,6 +36,12 @@ constexpr int64_t kGrowthMax = int64_t{24} << 20;
 
 constexpr std::chrono::seconds kPatience(60);
 
+// The service that is in one file with the message.
+template <typename Message>
+const google::protobuf::ServiceDescriptor* ServiceWith() {
+  return Message::descriptor()->file()->service(0);
+}
+
 // Runs `round` until the server has its size, then a few times more.
 void ExpectNothingIsLeft(const ServerProcess& server,
                          const std::function<void()>& round) {
@@ -57,42 +63,39 @@ void ExpectNothingIsLeft(const ServerProcess& server,
       << before.resident_bytes << " bytes became " << after.resident_bytes;
 }
 
-// What the coordinator holds, as its own answers say it.
-std::string StateOf(const std::shared_ptr<grpc::Channel>& channel) {
-  std::string state;
-  {
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + kPatience);
-    v1::ListLayoutsResponse layouts;
-    EXPECT_TRUE(v1::LayoutService::Stub(channel)
-                    .ListLayouts(&context, {}, &layouts)
-                    .ok());
-    state += layouts.DebugString();
-  }
-  {
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + kPatience);
-    v1::GetLayoutRequest request;
-    request.set_job("scale");
-    v1::GetLayoutResponse layout;
-    EXPECT_TRUE(v1::LayoutService::Stub(channel)
-                    .GetLayout(&context, request, &layout)
-                    .ok());
-    state += layout.DebugString();
-  }
+// The answer of a good client's call.
+template <typename Stub, typename Request, typename Response>
+Response Ask(const std::shared_ptr<grpc::Channel>& channel,
+             grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
+                                          Response*),
+             const Request& request) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + kPatience);
-  v1::ListMembersRequest request;
-  request.set_job("scale");
-  v1::ListMembersResponse members;
-  EXPECT_TRUE(v1::MembershipService::Stub(channel)
-                  .ListMembers(&context, request, &members)
-                  .ok());
+  Stub stub(channel);
+  Response response;
+  const grpc::Status status = (stub.*method)(&context, request, &response);
+  EXPECT_TRUE(status.ok()) << status.error_code() << status.error_message();
+  return response;
+}
+
+// What the coordinator holds, as its own answers say it.
+std::string StateOf(const std::shared_ptr<grpc::Channel>& channel) {
+  v1::GetLayoutRequest layout;
+  layout.set_job("scale");
+  v1::ListMembersRequest list;
+  list.set_job("scale");
+  v1::ListMembersResponse members =
+      Ask(channel, &v1::MembershipService::Stub::ListMembers, list);
   for (v1::Member& member : *members.mutable_members()) {
     member.clear_expire_time();  // A member that renews its lease may go on.
     member.clear_last_seen_time();
   }
-  return state + members.DebugString();
+  return Ask(channel, &v1::LayoutService::Stub::ListLayouts,
+             v1::ListLayoutsRequest())
+             .DebugString() +
+         Ask(channel, &v1::LayoutService::Stub::GetLayout, layout)
+             .DebugString() +
+         members.DebugString();
 }
 
 class HostileClientTest : public ::testing::Test {
@@ -119,12 +122,14 @@ TEST_F(HostileClientTest, TheCoordinatorIsAsItWas) {
   const v1::WatchLayoutsRequest watch;
   int seed = 0;
   ExpectNothingIsLeft(coordinator_, [&] {
-    HostileClient client(
-        coordinator_.address(),
-        {"shardwright.v1.LayoutService", "shardwright.v1.MembershipService",
-         "shardwright.v1.CommunicatorService", "shardwright.v1.BarrierService",
-         "shardwright.v1.PlanService", "shardwright.v1.DiagnosticsService"},
-        "scale", ++seed);
+    HostileClient client(coordinator_.address(),
+                         {ServiceWith<v1::ApplyLayoutRequest>(),
+                          ServiceWith<v1::RegisterRequest>(),
+                          ServiceWith<v1::FormCommunicatorsRequest>(),
+                          ServiceWith<v1::WaitAtBarrierRequest>(),
+                          ServiceWith<v1::GetShardPlanRequest>(),
+                          ServiceWith<v1::ListEventsRequest>()},
+                         "scale", ++seed);
     client.SendRandomBytes();
     client.SendHostileValues();
     client.SendUnknownFields();
@@ -151,12 +156,9 @@ TEST_F(HostileClientTest, TheWorkerIsAsItWas) {
   const auto channel =
       grpc::CreateChannel(worker.address(), grpc::InsecureChannelCredentials());
   const auto describe = [&] {
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + kPatience);
-    v1::WorkerDescription description;
-    EXPECT_TRUE(v1::WorkerService::Stub(channel)
-                    .DescribeWorker(&context, {}, &description)
-                    .ok());
+    v1::WorkerDescription description =
+        Ask(channel, &v1::WorkerService::Stub::DescribeWorker,
+            v1::DescribeWorkerRequest());
     description.clear_phase();  // It goes on with forming.
     description.clear_cliques();
     return description.DebugString();
@@ -165,8 +167,9 @@ TEST_F(HostileClientTest, TheWorkerIsAsItWas) {
   const v1::OpenSessionRequest no_segments;
   int seed = 0;
   ExpectNothingIsLeft(worker, [&] {
-    HostileClient client(worker.address(), {"shardwright.v1.WorkerService"},
-                         "scale", ++seed);
+    HostileClient client(worker.address(),
+                         {ServiceWith<v1::RunCopiesRequest>()}, "scale",
+                         ++seed);
     client.SendRandomBytes();
     client.SendHostileValues();
     client.SendUnknownFields();

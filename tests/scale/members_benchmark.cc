@@ -55,7 +55,7 @@ void BM_Members(benchmark::State& state) {
       members.StartBarrier(all_but_one, name, kTimeout);
       const ProcessUse parked = coordinator.Use();
       if (round == 0) {
-        state.counters["threads"] = parked.threads;
+        state.counters["server_threads"] = parked.threads;
         state.counters["bytes_per_wait"] = static_cast<double>(
             (parked.resident_bytes - registered_bytes) / count);
       }

@@ -25,11 +25,12 @@ void SetDeadline(grpc::ClientContext& context, std::chrono::seconds timeout) {
   context.set_deadline(std::chrono::system_clock::now() + timeout);
 }
 
-const v1::MemberSet& MissingOf(const v1::WaitAtBarrierResponse& message) {
-  return message.missing();
+// What a message says of who is missing; nullptr if it is of something else.
+const v1::MemberSet* MissingOf(const v1::WaitAtBarrierResponse& message) {
+  return &message.missing();
 }
-const v1::MemberSet& MissingOf(const v1::FormCommunicatorsResponse& message) {
-  return message.waiting().missing();
+const v1::MemberSet* MissingOf(const v1::FormCommunicatorsResponse& message) {
+  return message.has_waiting() ? &message.waiting().missing() : nullptr;
 }
 
 }  // namespace
@@ -88,7 +89,9 @@ class SimulatedMembers::WaitCall final
   void OnReadDone(bool ok) override {
     if (!ok) return;
     if (result_->progress_count++ == 0) counter_->Answered();
-    result_->missing = MissingOf(message_);
+    if (const v1::MemberSet* missing = MissingOf(message_)) {
+      result_->missing = *missing;
+    }
     this->StartRead(&message_);
   }
 
