@@ -19,6 +19,9 @@ constexpr absl::Duration kProgressPeriod = absl::Seconds(1);
 constexpr absl::Duration kReminderPeriod = absl::Seconds(5);
 constexpr size_t kNameBytesMax = 63;
 
+// As many ranges as progress can tell of where its ranks were last seen.
+constexpr size_t kFirstMissing = 3;
+
 absl::Status ScopeNotFound(absl::string_view message) {
   return Error(absl::StatusCode::kNotFound, "SCOPE_NOT_FOUND", message);
 }
@@ -29,8 +32,9 @@ absl::Status ScopeNotFound(absl::string_view message) {
 //   INVALID_ARGUMENT CLIQUE_TOO_LARGE
 absl::StatusOr<std::vector<RankRange>> ScopeRanges(const Layout& layout,
                                                    const std::string& scope) {
-  if (scope.empty())
+  if (scope.empty()) {
     return std::vector<RankRange>{{0, layout.world_size() - 1}};
+  }
   std::vector<Rank> ranks;
   if (const Module* module = layout.FindModule(scope); module != nullptr) {
     ranks = module->listed_ranks();
@@ -166,15 +170,15 @@ absl::Status BarrierTable::Wait(StreamId stream, const JobLayout& job,
       RETURN_IF_ERROR(same);
     }
   }
-  std::vector<RankRange> members;
-  const bool first = found == barriers_.end() || found->second.arrived.empty();
+  std::shared_ptr<const Scope> scope;
+  if (found != barriers_.end()) scope = found->second.scope;
+  const bool first = scope == nullptr;
   if (first) {
-    ASSIGN_OR_RETURN(members, ScopeRanges(*job.layout, request.scope()));
+    ASSIGN_OR_RETURN(scope, FindScope(*job.layout, request.scope()));
   }
-  const std::vector<RankRange>& scope = first ? members : found->second.members;
-  if (!Holds(scope, member.rank)) {
+  if (!Holds(scope->ranges, member.rank)) {
     return ScopeNotFound(
-        scope.empty()
+        scope->ranges.empty()
             ? absl::StrCat("scope \"", request.scope(),
                            "\" is no module or clique of job ", member.job)
             : absl::StrCat("scope \"", request.scope(), "\" does not hold ",
@@ -188,11 +192,7 @@ absl::Status BarrierTable::Wait(StreamId stream, const JobLayout& job,
   Barrier& barrier = found->second;
   if (first) {
     barrier.use = {request.sequence(), request.scope(), request.digest()};
-    barrier.members = std::move(members);
-    barrier.member_count = 0;
-    for (const auto& [begin, end] : barrier.members) {
-      barrier.member_count += end - begin + 1;
-    }
+    barrier.scope = std::move(scope);
     barrier.gave_up.clear();
   }
   barrier.last_use_time = now;
@@ -201,6 +201,23 @@ absl::Status BarrierTable::Wait(StreamId stream, const JobLayout& job,
          {member, request.caller().incarnation(), key, timeout, now + timeout},
          effects);
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<const BarrierTable::Scope>>
+BarrierTable::FindScope(const Layout& layout, const std::string& text) const {
+  for (auto it = barriers_.lower_bound({layout.name(), {}, ""});
+       it != barriers_.end() && std::get<0>(it->first) == layout.name(); ++it) {
+    const Barrier& barrier = it->second;
+    if (barrier.scope != nullptr && barrier.use.scope == text) {
+      return barrier.scope;
+    }
+  }
+  auto scope = std::make_shared<Scope>();
+  ASSIGN_OR_RETURN(scope->ranges, ScopeRanges(layout, text));
+  for (const auto& [first, last] : scope->ranges) {
+    scope->rank_count += last - first + 1;
+  }
+  return std::shared_ptr<const Scope>(std::move(scope));
 }
 
 void BarrierTable::MakeRoom(const std::string& job, Effects& effects) {
@@ -232,7 +249,8 @@ void BarrierTable::Arrive(StreamId stream, Barrier& barrier, Call call,
   calls_of_member_.insert({call.member, stream});
   deadlines_.insert({call.deadline, stream});
   calls_[stream] = std::move(call);
-  if (static_cast<int64_t>(barrier.arrived.size()) < barrier.member_count) {
+  if (static_cast<int64_t>(barrier.arrived.size()) <
+      barrier.scope->rank_count) {
     return;
   }
   barrier.released = barrier.use;
@@ -250,7 +268,7 @@ void BarrierTable::Close(StreamId stream) {
   Barrier& barrier = barriers_.at(call.barrier);
   barrier.arrived.erase(call.member.rank);
   ++barrier.version;
-  if (barrier.arrived.empty()) barrier.members = {};
+  if (barrier.arrived.empty()) barrier.scope = nullptr;
   deadlines_.erase({call.deadline, stream});
   auto [begin, end] = calls_of_member_.equal_range(call.member);
   calls_of_member_.erase(std::find_if(
@@ -309,54 +327,63 @@ void BarrierTable::LayoutChanged(const std::string& job,
   barrier_counts_.erase(job);
 }
 
-void BarrierTable::WorkOutMissing(const Barrier& barrier) {
+// Those who have not arrived.
+std::vector<RankRange> BarrierTable::Awaited(const Barrier& barrier) {
+  return Without(barrier.scope->ranges, barrier.arrived,
+                 [](const auto& arrived) { return arrived.first; });
+}
+
+void BarrierTable::WorkOutMissing(const Call& call,
+                                  const Barrier& barrier) const {
   if (barrier.missing_version == barrier.version) return;
   barrier.missing_version = barrier.version;
-  barrier.missing = Without(barrier.members, barrier.arrived,
-                            [](const auto& arrived) { return arrived.first; });
-  barrier.missing_set = CompressRanges(barrier.missing);
-  barrier.error_set.Clear();
+  barrier.missing_for_error.Clear();
+  std::vector<RankRange> missing = Awaited(barrier);
+  barrier.missing = CompressRanges(missing);
+  barrier.first_missing.assign(
+      missing.begin(),
+      missing.begin() + std::min<size_t>(missing.size(), kFirstMissing));
+  if (barrier.missing.truncated()) {
+    barrier.missing.set_report(
+        reports_.Keep(call.member.job, call.member.kind, std::move(missing)));
+  }
 }
 
 // Names those who never came; only if there are none, those who came and whose
 // own time was up earlier.
 absl::Status BarrierTable::TimedOut(const Call& call) const {
   const Barrier& barrier = barriers_.at(call.barrier);
-  WorkOutMissing(barrier);
-  if (barrier.error_set.report().empty()) {
-    std::vector<RankRange> never_came = Without(
-        barrier.missing, barrier.gave_up, [](Rank rank) { return rank; });
-    if (never_came.empty()) never_came = barrier.missing;
-    barrier.error_set = CompressRanges(never_came);
-    barrier.error_set.set_report(reports_.Keep(
-        call.member.job, call.member.kind, std::move(never_came)));
+  WorkOutMissing(call, barrier);
+  v1::MemberSet& named = barrier.missing_for_error;
+  if (named.rank_count() == 0) {
+    const std::vector<RankRange> missing = Awaited(barrier);
+    std::vector<RankRange> never_came =
+        Without(missing, barrier.gave_up, [](Rank rank) { return rank; });
+    if (never_came.empty()) never_came = missing;
+    named = CompressRanges(never_came);
+    named.set_report(reports_.Keep(call.member.job, call.member.kind,
+                                   std::move(never_came)));
   }
   v1::ErrorDetail detail;
   detail.set_reason("MEMBERS_MISSING");
-  *detail.mutable_missing() = barrier.error_set;
-  return Error(
-      absl::StatusCode::kDeadlineExceeded,
-      absl::StrCat("barrier \"", std::get<2>(call.barrier), "\" sequence ",
-                   barrier.use.sequence, " still waits for ranks ",
-                   barrier.error_set.ranges()),
-      std::move(detail));
+  *detail.mutable_missing() = named;
+  return Error(absl::StatusCode::kDeadlineExceeded,
+               absl::StrCat("barrier \"", std::get<2>(call.barrier),
+                            "\" sequence ", barrier.use.sequence,
+                            " still waits for ranks ", named.ranges()),
+               std::move(detail));
 }
 
 v1::WaitAtBarrierResponse BarrierTable::Progress(const Call& call,
                                                  absl::Time now) const {
   const Barrier& barrier = barriers_.at(call.barrier);
-  WorkOutMissing(barrier);
-  v1::MemberSet& missing = barrier.missing_set;
-  if (missing.truncated() && missing.report().empty()) {
-    missing.set_report(
-        reports_.Keep(call.member.job, call.member.kind, barrier.missing));
-  }
+  WorkOutMissing(call, barrier);
   v1::WaitAtBarrierResponse progress;
   progress.set_present_count(barrier.arrived.size());
-  progress.set_member_count(barrier.member_count);
-  *progress.mutable_missing() = missing;
+  progress.set_member_count(barrier.scope->rank_count);
+  *progress.mutable_missing() = barrier.missing;
   for (std::string& line : membership_.LastSeen(
-           call.member.job, call.member.kind, barrier.missing, now)) {
+           call.member.job, call.member.kind, barrier.first_missing, now)) {
     progress.add_last_seen(std::move(line));
   }
   *progress.mutable_timeout() = ToProto(call.timeout);

@@ -5,6 +5,7 @@
 #define COORDINATOR_CORE_BARRIER_TABLE_H_
 
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -60,6 +61,12 @@ class BarrierTable {
   // By job, kind and name.
   using BarrierKey = std::tuple<std::string, v1::MemberKind, std::string>;
 
+  // Whom to wait for. All that wait for the same share one.
+  struct Scope {
+    std::vector<RankRange> ranges;  // Ascending.
+    int64_t rank_count = 0;
+  };
+
   // What the first to arrive brought.
   struct Use {
     int64_t sequence = 0;
@@ -70,9 +77,8 @@ class BarrierTable {
   struct Barrier {
     Use use;
     std::map<Rank, StreamId> arrived;
-    std::vector<RankRange> members;  // Ascending. Only while somebody waits.
-    int64_t member_count = 0;
-    std::set<Rank> gave_up;  // Left because their own time was up.
+    std::shared_ptr<const Scope> scope;  // Only while somebody waits.
+    std::set<Rank> gave_up;              // Left because their own time was up.
 
     // The last use that was released, while one of those whom it released is
     // still a member; and who they are.
@@ -84,8 +90,9 @@ class BarrierTable {
 
     // Whom it waits for; worked out once for each version.
     mutable int64_t missing_version = -1;
-    mutable std::vector<RankRange> missing;
-    mutable v1::MemberSet missing_set, error_set;
+    mutable v1::MemberSet missing;
+    mutable std::vector<RankRange> first_missing;  // The first few.
+    mutable v1::MemberSet missing_for_error;       // Empty: not worked out.
   };
 
   struct Call {
@@ -105,11 +112,14 @@ class BarrierTable {
                                     const v1::WaitAtBarrierRequest& request);
   static absl::Status CheckSame(const Use& use,
                                 const v1::WaitAtBarrierRequest& request);
+  absl::StatusOr<std::shared_ptr<const Scope>> FindScope(
+      const Layout& layout, const std::string& text) const;
   void MakeRoom(const std::string& job, Effects& effects);
   void Arrive(StreamId stream, Barrier& barrier, Call call, Effects& effects);
   void Close(StreamId stream);
   void EndAll(Barrier& barrier, const absl::Status& status, Effects& effects);
-  static void WorkOutMissing(const Barrier& barrier);
+  static std::vector<RankRange> Awaited(const Barrier& barrier);
+  void WorkOutMissing(const Call& call, const Barrier& barrier) const;
   absl::Status TimedOut(const Call& call) const;
   v1::WaitAtBarrierResponse Progress(const Call& call, absl::Time now) const;
 
