@@ -234,8 +234,8 @@ class LayoutChecker {
       } else if (k > 0 && rank == sorted[k - 1].first) {
         Add(path, absl::StrCat("rank ", rank, " is listed twice, first as ",
                                "ranks[", sorted[k - 1].second, "]"));
-      } else if (k > 0 && rank == sorted[k - 1].first + 1) {
-        spans_.back().last = rank;
+      } else if (k > 0 && rank > 0 && rank == sorted[k - 1].first + 1) {
+        spans_.back().last = rank;  // The rank before is valid too.
       } else {
         spans_.push_back({rank, rank, i});
       }

@@ -303,6 +303,13 @@ INSTANTIATE_TEST_SUITE_P(
         {"HugeCount",
          [](LayoutSpec& s) { s.modules[0].rank_count = INT64_MAX; },
          "modules[0].rank_count", "rank_count=9223372036854775807 is not in"},
+        {"NegativeRank",
+         [](LayoutSpec& s) {
+           s.modules[0].first_rank.reset();
+           s.modules[0].rank_count.reset();
+           s.modules[0].ranks = {-1, 0, 1, 2};
+         },
+         "modules[0].ranks[0]", "rank -1 is not in [0, 16777216)"},
         {"RankTwice",
          [](LayoutSpec& s) {
            s.modules[0].first_rank.reset();
