@@ -21,6 +21,7 @@
 #include "coordinator/storage/memory_state_store.h"
 #include "shardwright/v1/barrier.pb.h"
 #include "shardwright/v1/communicator.pb.h"
+#include "shardwright/v1/diagnostics.pb.h"
 #include "shardwright/v1/layout.pb.h"
 #include "shardwright/v1/membership.pb.h"
 #include "tests/fuzz/input.h"
@@ -53,7 +54,9 @@ class Harness {
     for (int i = 0; i < kStepsMax && !input_.empty(); ++i) Step();
     // Leases and deadlines have passed, so every parked call has ended.
     Pass(absl::Hours(2));
-    Promise(open_.empty(), "every parked call ends");
+    for (const auto& [stream, caller] : open_) {
+      Promise(watches_.count(stream) > 0, "every parked call ends");
+    }
     CheckRestart();
   }
 
@@ -66,7 +69,7 @@ class Harness {
   };
 
   void Step() {
-    switch (input_.Index(16)) {
+    switch (input_.Index(18)) {
       case 0:
         return ApplyAny();
       case 1:
@@ -95,6 +98,10 @@ class Harness {
         return CloseStream();
       case 13:
         return CheckRestart();
+      case 15:
+        return Watch();
+      case 16:
+        return Diagnose();
       default:
         return PassSome();
     }
@@ -396,6 +403,52 @@ class Harness {
     }
   }
 
+  void Watch() {
+    v1::WatchLayoutsRequest request;
+    if (!input_.Parse(request)) return;
+    Park(v1::Caller(), [&](StreamId id, Effects& effects) {
+      return core_->WatchLayouts(id, request, now_, effects);
+    });
+    watches_.insert(last_stream_);
+  }
+
+  // A list goes on where a page ended, and ends.
+  template <typename Request, typename Method>
+  void Page(Method method) {
+    Request request;
+    if (!input_.Parse(request)) return;
+    for (int pages = 0; pages < kStepsMax; ++pages) {
+      bool more = false;
+      Ask([&](Effects& effects) {
+        const auto response = (core_.get()->*method)(request, now_, effects);
+        if (!response.ok()) return response.status();
+        more = !response->next_page_token().empty();
+        request.set_page_token(response->next_page_token());
+        return absl::OkStatus();
+      });
+      if (!more) return;
+    }
+  }
+
+  void Diagnose() {
+    using Core = CoordinatorCore;
+    switch (input_.Index(4)) {
+      case 0:
+        return Page<v1::ListMissingMembersRequest>(&Core::ListMissingMembers);
+      case 1:
+        return Page<v1::ListCommunicatorsRequest>(&Core::ListCommunicators);
+      case 2:
+        return Page<v1::ExplainCliqueRequest>(&Core::ExplainClique);
+      default: {
+        v1::ListEventsRequest request;
+        if (!input_.Parse(request)) return;
+        Ask([&](Effects& effects) {
+          return core_->ListEvents(request, now_, effects).status();
+        });
+      }
+    }
+  }
+
   // Half of these are of a member that exists.
   template <typename Request>
   bool Parse(Request& request) {
@@ -446,7 +499,7 @@ class Harness {
   std::set<std::string> jobs_;  // That were applied.
   std::vector<v1::Caller> members_;
   std::map<StreamId, v1::Caller> open_;  // Calls, and whose they are.
-  std::set<StreamId> sessions_;
+  std::set<StreamId> sessions_, watches_;
   std::vector<Task> tasks_;
   StreamId last_stream_ = 0;
   uint64_t last_incarnation_ = 0;

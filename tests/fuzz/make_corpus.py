@@ -184,6 +184,20 @@ def make_sequences(make):
         make.write("coordinator_fuzz", "apply_" + name, 0,
                    make.message("layout", "ApplyLayoutRequest",
                                 "layout { %s } if_generation: 0" % layout))
+    make.write("coordinator_fuzz", "watch", 15,
+               make.message("layout", "WatchLayoutsRequest", ""), *two, 15,
+               make.message("layout", "WatchLayoutsRequest",
+                            'job: "job" revision: 1'))
+    diagnostics = (
+        ("missing", "ListMissingMembersRequest", 'report: "1-1" page_size: 1'),
+        ("cliques", "ListCommunicatorsRequest", 'job: "job" page_size: 1'),
+        ("explain", "ExplainCliqueRequest",
+         'job: "job" clique: "language/tp/0" page_size: 1'),
+        ("events", "ListEventsRequest", 'job: "job" page_size: 2'))
+    for number, (name, message, text) in enumerate(diagnostics):
+        make.write("coordinator_fuzz", "diagnose_" + name, *formed[:-5],
+                   pass_time, 1, 16, number,
+                   make.message("diagnostics", message, text))
     make.write("coordinator_fuzz", "list", *two, 9,
                make.message("membership", "ListMembersRequest",
                             'job: "job" page_size: 1 page_token: "0/2"'),
