@@ -19,7 +19,7 @@ bool IsWorthWaiting(const absl::Status& refusal) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Member>> Member::Join(CoordinatorClient client,
-                                                     Options options) {
+                                                     const Options& options) {
   std::unique_ptr<Member> member(new Member(std::move(client), options));
   RETURN_IF_ERROR(member->WaitUntilJoined());
   return member;

@@ -44,7 +44,7 @@ class Member : private LeaseListener {
   //
   // Errors: of MembershipService.Register.
   static absl::StatusOr<std::unique_ptr<Member>> Join(CoordinatorClient client,
-                                                      Options options);
+                                                      const Options& options);
 
   // Leaves, unless that has been done.
   ~Member() override;
