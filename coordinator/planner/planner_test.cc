@@ -5,6 +5,7 @@
 #include "coordinator/planner/planner.h"
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -94,6 +95,17 @@ TEST(PlanShardTest, CountsCausalWorkAndPadding) {
   EXPECT_EQ(plan->load.causal_work, 2 * 18);
   EXPECT_EQ(plan->load.token_count, 8);
   EXPECT_EQ(plan->load.padding_token_count, 2);  // 6 and 7 of the first.
+}
+
+TEST(PlanShardTest, CausalWorkStopsAtTheLargestNumber) {
+  const Layout layout = LanguageOnly(1, 1, false);
+  const absl::StatusOr<ShardPlan> plan =
+      PlanShard(layout, 0, {kSeqLengthMax, 1, {}, {}});
+  ASSERT_THAT(plan, IsOk());
+  EXPECT_EQ(plan->load.causal_work, std::numeric_limits<int64_t>::max());
+  EXPECT_EQ(PlanShard(layout, 0, {kSeqLengthMax / 2, 2, {}, {}})
+                ->load.causal_work,
+            (kSeqLengthMax / 2) * (kSeqLengthMax / 2 + 1));
 }
 
 TEST(PlanShardTest, RefusesByName) {

@@ -1,8 +1,10 @@
 #include "coordinator/planner/position_runs.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
+#include "absl/numeric/int128.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "proto/status/error.h"
@@ -48,22 +50,28 @@ void ForEachPart(const std::vector<PositionRun>& runs,
 }
 
 // 1 + 2 + ... + n
-int64_t Triangle(int64_t n) { return n * (n + 1) / 2; }
+absl::uint128 Triangle(int64_t n) {
+  return (absl::uint128(n) * absl::uint128(n + 1)) >> 1;
+}
 
 RankLoad LoadOf(const std::vector<PositionRun>& runs,
                 const std::vector<int64_t>& starts, const BatchShape& shape) {
   RankLoad load;
+  absl::uint128 work = 0;
   load.token_count = TotalCount(runs) * shape.micro_batch_size;
   ForEachPart(runs, starts, [&](size_t document, int64_t begin, int64_t end) {
     const int64_t start = starts[document];
-    load.causal_work += (Triangle(end - start) - Triangle(begin - start)) *
-                        shape.micro_batch_size;
+    work += Triangle(end - start) - Triangle(begin - start);
     if (shape.cu_seqlens.empty()) return;
     const int64_t first_padding =
         start + shape.cu_seqlens[document + 1] - shape.cu_seqlens[document];
     load.padding_token_count +=
         std::max(int64_t{0}, end - std::max(begin, first_padding));
   });
+  // The longest sequences allowed have more pairs than 63 bits hold.
+  load.causal_work = static_cast<int64_t>(
+      std::min(work * absl::uint128(shape.micro_batch_size),
+               absl::uint128(std::numeric_limits<int64_t>::max())));
   return load;
 }
 

@@ -28,7 +28,8 @@ struct PositionRun {
 struct RankLoad {
   int64_t token_count = 0;          // Label positions.
   int64_t padding_token_count = 0;  // Those that are padding, where known.
-  int64_t causal_work = 0;          // Query-key pairs of causal attention.
+  // Query-key pairs of causal attention; at most what 63 bits hold.
+  int64_t causal_work = 0;
 };
 
 struct ShardPlan {
