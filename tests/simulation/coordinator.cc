@@ -73,7 +73,6 @@ void Coordinator::Run(Step& step) {
     return;
   }
   if (checker_.IsStale()) after = checker_.Observe(*core_, step.now);
-  step.term = core_->term();
   step.next_tick = core_->NextTick();
   checker_.EndStep(step, before, after);
   hooks_.on_step(step);

@@ -39,8 +39,6 @@ class FaultyStore final : public StateStore {
                  "the disk refuses");
   }
 
-  const Entries& entries() const { return entries_; }
-
   // The process that writes is dead; whoever starts another clears it.
   bool crashed = false;
 

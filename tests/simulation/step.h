@@ -38,7 +38,6 @@ struct Step {
   v1::ApplyLayoutResponse applied;  // If it is one and OK.
   v1::RegisterResponse registered;  // The same.
   Effects effects;
-  int64_t term = 0;
   absl::Time next_tick;
 };
 
