@@ -13,4 +13,7 @@ fi
 cd "$(dirname "$(readlink -f "$0")")/.."
 command="${1:?usage: deploy/bazel.sh COMMAND ...}"
 shift
-exec bazel "$command" ${cache:+"--disk_cache=$cache"} "$@"
+case "$command" in
+  build | run | test) exec bazel "$command" ${cache:+"--disk_cache=$cache"} "$@" ;;
+  *) exec bazel "$command" "$@" ;;
+esac
