@@ -1,8 +1,8 @@
 // What planning adds to a call, for the server: the client takes answers as
-// bytes. One server has the plan service and a method
-// that does nothing; one client calls both in turn, block by block, with the
-// same number of calls under way. The ratios are those of the rates of
-// neighbouring blocks; what is shown is their median.
+// bytes. One server has the plan service and a method that does nothing; one
+// client calls both in turn, block by block, with the same number of calls
+// under way. The ratios are those of the rates of neighbouring blocks; what is
+// shown is their median.
 
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
