@@ -225,15 +225,17 @@ class LayoutChecker {
     for (size_t k = 0; k < ranks.size(); ++k) sorted.emplace_back(ranks[k], k);
     std::sort(sorted.begin(), sorted.end());
     for (size_t k = 0; k < sorted.size(); ++k) {
-      const auto& [rank, at] = sorted[k];
-      const std::string path = Path(i, absl::StrCat("ranks[", at, "]"));
+      const Rank rank = sorted[k].first;
+      const auto path = [&, at = sorted[k].second] {
+        return Path(i, absl::StrCat("ranks[", at, "]"));
+      };
       if (rank < 0 || rank >= kWorldSizeMax) {
-        Add(path,
+        Add(path(),
             absl::StrCat("rank ", rank, " is not in [0, ", kWorldSizeMax, ")"));
         spans_known_ = false;
       } else if (k > 0 && rank == sorted[k - 1].first) {
-        Add(path, absl::StrCat("rank ", rank, " is listed twice, first as ",
-                               "ranks[", sorted[k - 1].second, "]"));
+        Add(path(), absl::StrCat("rank ", rank, " is listed twice, first as ",
+                                 "ranks[", sorted[k - 1].second, "]"));
       } else if (k > 0 && rank > 0 && rank == sorted[k - 1].first + 1) {
         spans_.back().last = rank;  // The rank before is valid too.
       } else {
