@@ -1,8 +1,8 @@
 #!/bin/bash
-# Builds and runs every test that needs no GPU, and fuzzes each decoder for 30 s;
-# the last line counts the cases: "N passed, N failed, N skipped". Arguments go
-# to bazel test; without targets among them it tests everything. With arguments
-# it does not fuzz.
+# Builds and runs every test that needs no GPU, and fuzzes each decoder for 30
+# s; the last line counts the cases: "N passed, N failed, N skipped". Arguments
+# go to bazel test; without targets among them it tests everything. With
+# arguments it does not fuzz.
 set -euo pipefail
 
 here="$(dirname "$(readlink -f "$0")")"

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Fuzzes decoders: tests/fuzz.sh [SECONDS] [TARGET...]. Each target, or every one
-# of tests/fuzz, for SECONDS (30). Begins with the committed corpus and what
+# Fuzzes decoders: tests/fuzz.sh [SECONDS] [TARGET...]. Each target, or every
+# one of tests/fuzz, for SECONDS (30). Begins with the committed corpus and what
 # earlier runs left in out/fuzz. Exits with 1 on a finding and keeps its input
 # there; out/fuzz/results has one line a target for deploy/count_tests.py.
 set -euo pipefail
@@ -44,7 +44,8 @@ for target in "${targets[@]}"; do
   finding=none
   result=passed
   if ! ASAN_OPTIONS=allow_addr2line=1 UBSAN_OPTIONS=print_stacktrace=1 \
-    timeout $((seconds + 60)) nice -n 10 "$programs/$target" "${options[@]}" "$out/corpus/$target" \
+    timeout $((seconds + 60)) nice -n 10 "$programs/$target" "${options[@]}" \
+    "$out/corpus/$target" \
     "$here/fuzz/corpus/$target" >"$log" 2>&1; then
     failed=1
     result=failed

@@ -33,14 +33,15 @@ Interruption::~Interruption() {
 }
 
 bool Interruption::occurred() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   return occurred_;
 }
 
 bool Interruption::SleepFor(absl::Duration duration) {
-  std::unique_lock<std::mutex> lock(mutex_);
-  return !changed_.wait_for(lock, absl::ToChronoNanoseconds(duration),
-                            [this] { return occurred_; });
+  MutexLock lock(mutex_);
+  return !changed_.WaitFor(
+      lock, duration,
+      [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return occurred_; });
 }
 
 void Interruption::Run(int output_fd) {
@@ -57,10 +58,10 @@ void Interruption::Run(int output_fd) {
     }
     sources[2].fd = -1;  // It stays hung up, and once is enough.
     {
-      const std::lock_guard<std::mutex> lock(mutex_);
+      const MutexLock lock(mutex_);
       occurred_ = true;
     }
-    changed_.notify_all();
+    changed_.NotifyAll();
     canceller_.Cancel();
   }
 }

@@ -4,12 +4,11 @@
 #ifndef CLIENT_CLI_INTERRUPTION_H_
 #define CLIENT_CLI_INTERRUPTION_H_
 
-#include <condition_variable>
-#include <mutex>
 #include <thread>
 
 #include "absl/time/time.h"
 #include "client/cc/coordinator_client.h"
+#include "proto/sync/mutex.h"
 
 namespace shardwright {
 
@@ -38,9 +37,9 @@ class Interruption {
   CallCanceller canceller_;
   int signal_fd_;
   int stop_fd_;
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  bool occurred_ = false;  // Guarded by mutex_.
+  mutable Mutex mutex_;
+  CondVar changed_;
+  bool occurred_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };
 

@@ -43,8 +43,10 @@ PACKED_BATCH = """micro_batch_size: 1 seq_length: 8
 special_token_ids { key: "audio" value: 502 }
 samples { input_ids: [1, 502, 502, 2, 3, 4, 5, 6] }
 samples { input_ids: [9, 9, 9, 9, 9, 9, 9, 9] }
-cu_seqlens_padded { offsets: [0, 4, 8] } cu_seqlens_padded { offsets: [0, 8] }"""
-PLAN = """digest: 7 rank: 5 seq_length: 8 micro_batch_size: 2 sources: "sequence"
+cu_seqlens_padded { offsets: [0, 4, 8] }
+cu_seqlens_padded { offsets: [0, 8] }"""
+PLAN = """digest: 7 rank: 5 seq_length: 8 micro_batch_size: 2
+sources: "sequence"
 embeddings { destination_rows: 4 source_rows: 16
   entries { source_row: 12 destination_stride: 1 row_count: 4 } }
 labels { destination_rows: 4 source_rows: 16
@@ -65,7 +67,8 @@ destination { inline_data: "........" } row_bytes: 2 fill_value: "-" """
 SHARED = """sources { segment { offset_bytes: 0 size_bytes: 16 } }
 destination { segment { offset_bytes: 64 size_bytes: 16 } } row_bytes: 4"""
 
-CALLER = 'member { job: "job" rank: 0 kind: WORKER } incarnation: 1 generation: 1'
+CALLER = ('member { job: "job" rank: 0 kind: WORKER } incarnation: 1 '
+          'generation: 1')
 ATTEMPT = 'attempt { clique: "language/tp/0" term: 1 number: 1 }'
 
 
@@ -79,7 +82,8 @@ class Maker:
         """A message as Input::Parse() reads it: after its length."""
         wire = subprocess.run(
             ["protoc", "--proto_path=%s" % self._proto,
-             "--encode=shardwright.v1." + name, "shardwright/v1/%s.proto" % file],
+             "--encode=shardwright.v1." + name,
+             "shardwright/v1/%s.proto" % file],
             input=text.encode(), stdout=subprocess.PIPE, check=True,
             cwd=self._proto).stdout
         return len(wire).to_bytes(2, "little") + wire
@@ -180,7 +184,8 @@ def make_sequences(make):
         make.write("coordinator_fuzz", "any_" + name, *two, 11, number, 1,
                    make.message(file, message,
                                 "caller { %s } %s" % (CALLER, text)))
-    for name, layout in (("job", JOB), ("experts", EXPERTS), ("broken", BROKEN)):
+    for name, layout in (("job", JOB), ("experts", EXPERTS),
+                         ("broken", BROKEN)):
         make.write("coordinator_fuzz", "apply_" + name, 0,
                    make.message("layout", "ApplyLayoutRequest",
                                 "layout { %s } if_generation: 0" % layout))

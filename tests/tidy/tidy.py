@@ -70,7 +70,8 @@ LIBRARY_INCLUDES = {
 RESERVED = {
     r"\bstd::((recursive_|timed_|shared_)*mutex|condition_variable\w*"
     r"|lock_guard|unique_lock|scoped_lock)\b|\babsl::Mutex":
-        (r"proto/sync/mutex\.h", "use proto/sync/mutex.h"),
+        (r"proto/sync/mutex\.h|tests/|.*_benchmark\.cc",
+         "use proto/sync/mutex.h"),
     r"\babsl::Now\(|\b(system|steady|high_resolution)_clock\b"
     r"|\b(clock_gettime|gettimeofday|std::time)\(":
         (r"coordinator/(main\.cc|rpc/)|worker/(main\.cc|agent/|comm/|rpc/)"
@@ -82,7 +83,8 @@ RESERVED = {
          "wait for a condition"),
     r"\brandom_device\b|\bs?rand\(":
         (r".*/main\.cc|client/cc/(backoff\.h|(lease_keeper|member)\.cc)"
-         r"|worker/rpc/session_table\.cc", "take a seed as an argument"),
+         r"|worker/rpc/session_table\.cc|tests/simulation/simulation_test\.cc",
+         "take a seed as an argument"),
     r"\btime\.sleep\(":
         (r"deploy/main_job/(main|processes(_test)?)\.py"
          r"|tests/integration/processes\.py", "wait for a condition"),
@@ -237,16 +239,16 @@ def header_guards(files):
 
 def targets(files):
   """What no target builds, nobody compiles or runs."""
-  for path, _ in _matching(files, ".proto", ".py", *CPP):
+  for path, _ in _matching(files, ".proto", "_test.py", *CPP):
     parts = path.split("/")
     for depth in range(len(parts) - 1, -1, -1):
       build = files.get("/".join(parts[:depth] + ["BUILD.bazel"]))
       if build is not None:
         break
     name = "/".join(parts[depth:])
-    if path.endswith(".proto"):
-      # proto/BUILD.bazel makes these of the names of the services.
-      name = name.removeprefix("shardwright/v1/").removesuffix(".proto")
+    # Some packages make file names of a list of stems.
+    if path.endswith((".proto", "_fuzz.cc")):
+      name = name.removeprefix("shardwright/v1/").rsplit(".", 1)[0]
     if f'"{name}' not in (build or ""):
       yield path, 1, "is in no target of its package"
 

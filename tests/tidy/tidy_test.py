@@ -19,7 +19,7 @@ def tree():
     paths += (root / folder).rglob("*")
   files = {}
   for path in paths:
-    if path.is_file() and path.suffix in SUFFIXES:
+    if path.suffix in SUFFIXES and "corpus" not in path.parts:
       files[str(path.relative_to(root))] = path.read_text(encoding="utf-8")
   return files
 
@@ -121,10 +121,10 @@ CASES = {
     ),
     tidy.targets: (
         [{"a/BUILD.bazel": 'hdrs = ["b.h"]', "a/b.h": ""},
-         {"a/BUILD.bazel": 'srcs = ["c/b.py"]', "a/c/b.py": ""}],
+         {"a/BUILD.bazel": 'srcs = ["c/b_test.py"]', "a/c/b_test.py": ""}],
         [({"a/BUILD.bazel": 'srcs = ["ab.h"]', "a/b.h": ""}, "no target"),
          ({"a/BUILD.bazel": "", "a/b_test.cc": ""}, "no target"),
-         ({"BUILD.bazel": '"b.py"', "a/b.py": ""}, "no target")]),
+         ({"BUILD.bazel": '"b_test.py"', "a/b_test.py": ""}, "no target")]),
     tidy.environment: (
         [{"a.cc": 'std::getenv("NO_COLOR");\n', "a.md": "`NO_COLOR`"},
          {"a.py": 'os.environ["TEST_TMPDIR"]\n'}],
