@@ -14,6 +14,7 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 command="${1:?usage: deploy/bazel.sh COMMAND ...}"
 shift
 case "$command" in
-  build | run | test) exec bazel "$command" ${cache:+"--disk_cache=$cache"} "$@" ;;
-  *) exec bazel "$command" "$@" ;;
+  build | run | test) ;;
+  *) cache="" ;;  # Others have no such flag.
 esac
+exec bazel "$command" ${cache:+"--disk_cache=$cache"} "$@"

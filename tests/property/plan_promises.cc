@@ -360,7 +360,12 @@ absl::Status CheckGroups(const Layout& layout) {
     for (const v1::GroupMembership& group : explained.groups()) {
       told[rank].push_back(absl::StrCat(explained.module(), "/", group.kind(),
                                         "/", group.index()));
-      if (group.ranks(static_cast<int>(group.position())) != rank) {
+      const Module& module = *layout.FindModule(explained.module());
+      const std::vector<Rank> ranks = RanksOf(group);
+      if (ranks != module.Group(*FindGroupKind(group.kind()), group.index())) {
+        return Broken("a group is told as it is");
+      }
+      if (ranks[group.position()] != rank) {
         return Broken("a rank stands in its group at its position");
       }
     }
