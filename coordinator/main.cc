@@ -1,6 +1,7 @@
 // coordinatord: holds the layouts of jobs, knows their members, brings their
 // communicators together, and serves shard plans.
 
+#include <malloc.h>
 #include <pthread.h>
 #include <unistd.h>
 
@@ -117,7 +118,15 @@ absl::Status Serve(const CoordinatorOptions& options, const sigset_t& stop) {
   return absl::OkStatus();
 }
 
+// What one large message or a burst of calls took goes back to the machine, and
+// does not stay in an arena of each of gRPC's threads.
+void BoundFreeMemory() {
+  mallopt(M_ARENA_MAX, 2);
+  mallopt(M_MMAP_THRESHOLD, 256 << 10);
+}
+
 int Main(int argc, char** argv) {
+  BoundFreeMemory();
   CoordinatorOptions options;
   if (const auto exit_code = ParseOptions(argc, argv, options)) {
     return *exit_code;

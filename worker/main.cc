@@ -2,6 +2,7 @@
 // communicators formed, and carries out copy tables for the trainers of its
 // machine.
 
+#include <malloc.h>
 #include <pthread.h>
 #include <unistd.h>
 
@@ -138,7 +139,15 @@ absl::Status Serve(const WorkerOptions& options, const sigset_t& stop) {
   return WaitForEnd(agent, stop);
 }
 
+// What one large message or a burst of calls took goes back to the machine, and
+// does not stay in an arena of each of gRPC's threads.
+void BoundFreeMemory() {
+  mallopt(M_ARENA_MAX, 2);
+  mallopt(M_MMAP_THRESHOLD, 256 << 10);
+}
+
 int Main(int argc, char** argv) {
+  BoundFreeMemory();
   WorkerOptions options;
   if (const auto exit_code = ParseOptions(argc, argv, options)) {
     return *exit_code;

@@ -71,6 +71,7 @@ Response Ask(const std::shared_ptr<grpc::Channel>& channel,
              const Request& request) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + kPatience);
+  context.set_wait_for_ready(true);
   Stub stub(channel);
   Response response;
   const grpc::Status status = (stub.*method)(&context, request, &response);

@@ -40,6 +40,7 @@ std::vector<int64_t> ListMissing(const SimulatedMembers& members,
   do {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + kTimeout);
+    context.set_wait_for_ready(true);
     v1::ListMissingMembersResponse response;
     const grpc::Status status =
         stub.ListMissingMembers(&context, request, &response);

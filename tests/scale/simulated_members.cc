@@ -23,6 +23,7 @@ constexpr std::chrono::seconds kSlack(120);
 
 void SetDeadline(grpc::ClientContext& context, std::chrono::seconds timeout) {
   context.set_deadline(std::chrono::system_clock::now() + timeout);
+  context.set_wait_for_ready(true);  // A connection may need a second try.
 }
 
 // What a message says of who is missing; nullptr if it is of something else.
