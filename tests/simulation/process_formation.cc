@@ -34,8 +34,9 @@ void Process::Work() {
   learning_ = true;
   world_.network.GetLayout(
       link_, seat_.job,
-      [self = shared_from_this()](const absl::StatusOr<JobLayout>& job) {
-        self->Guard([self, job] { self->LearnIdentity(job); })();
+      [this, self = shared_from_this()](const absl::StatusOr<JobLayout>& job) {
+        // Not `self`: a paused process would keep itself in its backlog.
+        Guard([this, job] { LearnIdentity(job); })();
       });
 }
 
