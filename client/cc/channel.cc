@@ -27,7 +27,9 @@ grpc::ChannelArguments Arguments() {
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // gRPC's own limit of two minutes would outlast every restart.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
+  // How long one try to connect may take: a second is too short on a machine
+  // that is busy.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
   // Two channels to one target would share a connection, and a job's data
   // would queue behind another's.
@@ -44,7 +46,9 @@ Channel::Channel(std::string target)
 
 absl::Status Channel::ToStatus(const grpc::Status& status) const {
   const bool has_reason = !status.error_details().empty();
-  if (!has_reason && status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+  // A server that shuts down may cancel a call before it can give a reason.
+  if (!has_reason && (status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+                      status.error_code() == grpc::StatusCode::CANCELLED)) {
     return Error(
         absl::StatusCode::kUnavailable, "UNREACHABLE",
         absl::StrCat(target_, " cannot be reached: ", status.error_message()),
@@ -59,8 +63,7 @@ absl::Status Channel::ToStatus(const grpc::Status& status) const {
   if (has_reason || status.ok()) return FromGrpcStatus(status);
   const auto code = static_cast<absl::StatusCode>(status.error_code());
   return Error(code,
-               code == absl::StatusCode::kCancelled ? "CALL_CANCELLED"
-               : code == absl::StatusCode::kResourceExhausted
+               code == absl::StatusCode::kResourceExhausted
                    ? "MESSAGE_TOO_LARGE"
                    : "CALL_FAILED",
                status.error_message(), {{"target", target_}});

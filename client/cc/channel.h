@@ -54,9 +54,10 @@ class Channel {
 
   // A failure as the caller shall see it: the server's own, or gRPC's, which
   // comes without a reason and gets one:
-  //   UNAVAILABLE        UNREACHABLE: there is no connection to the server.
+  //   UNAVAILABLE        UNREACHABLE: there is no connection to the server, or
+  //                      it cancelled the call when it stopped. Ask not for a
+  //                      call that this client has cancelled.
   //   DEADLINE_EXCEEDED  CALL_TIMEOUT: no answer in time.
-  //   CANCELLED          CALL_CANCELLED: by this client.
   //   RESOURCE_EXHAUSTED MESSAGE_TOO_LARGE: above what either side takes.
   //   any other          CALL_FAILED.
   absl::Status ToStatus(const grpc::Status& status) const;

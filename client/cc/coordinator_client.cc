@@ -27,6 +27,11 @@ void CallCanceller::Cancel() {
   if (cancel) cancel();
 }
 
+bool CallCanceller::cancelled() const {
+  const MutexLock lock(state_->mutex);
+  return state_->cancelled;
+}
+
 void CallCanceller::OnCancel(std::function<void()> cancel) {
   {
     const MutexLock lock(state_->mutex);

@@ -43,6 +43,7 @@ class CallCanceller {
   // The call that was started with this canceller ends with CANCELLED; one that
   // is started afterwards ends at once.
   void Cancel();
+  bool cancelled() const;
 
   // For Connection: runs `cancel` on Cancel(), at once if that has happened.
   void OnCancel(std::function<void()> cancel);

@@ -1,6 +1,7 @@
 #include "client/cc/grpc_connection.h"
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,6 +10,7 @@
 #include "grpcpp/impl/client_unary_call.h"
 #include "grpcpp/support/sync_stream.h"
 #include "proto/status/error.h"
+#include "proto/status/grpc_status.h"
 #include "shardwright/v1/barrier.grpc.pb.h"
 #include "shardwright/v1/communicator.grpc.pb.h"
 #include "shardwright/v1/diagnostics.grpc.pb.h"
@@ -27,6 +29,16 @@ constexpr absl::Duration kStreamSlack = absl::Seconds(5);
 constexpr absl::Duration kLeaveCallTimeout = absl::Seconds(1);
 constexpr absl::Duration kLeaveRetryTimeout = absl::Seconds(1);
 
+// How a call ends that this program has cancelled; the server may have ended it
+// before.
+absl::Status BrokenOff(const grpc::Status& end) {
+  if (end.error_code() != grpc::StatusCode::CANCELLED) {
+    return FromGrpcStatus(end);
+  }
+  return Error(absl::StatusCode::kCancelled, "CALL_CANCELLED",
+               "this program broke the call off");
+}
+
 class GrpcSessionStream : public SessionStream {
  public:
   GrpcSessionStream(Channel channel, v1::MembershipService::Stub& stub)
@@ -43,11 +55,15 @@ class GrpcSessionStream : public SessionStream {
   bool Read(v1::SessionResponse* response) override {
     return stream_->Read(response);
   }
-  void Cancel() override { context_.TryCancel(); }
+  void Cancel() override {
+    cancelled_ = true;
+    context_.TryCancel();
+  }
 
   absl::Status Finish() override {
     finished_ = true;
-    return channel_.ToStatus(stream_->Finish());
+    const grpc::Status end = stream_->Finish();
+    return cancelled_ ? BrokenOff(end) : channel_.ToStatus(end);
   }
 
  private:
@@ -57,6 +73,7 @@ class GrpcSessionStream : public SessionStream {
       grpc::ClientReaderWriter<v1::SessionRequest, v1::SessionResponse>>
       stream_;
   bool finished_ = false;
+  std::atomic<bool> cancelled_ = false;
 };
 
 class GrpcConnection : public Connection {
@@ -229,13 +246,14 @@ class GrpcConnection : public Connection {
     canceller.OnCancel([context] { context->TryCancel(); });
     const std::unique_ptr<grpc::ClientReader<Response>> reader =
         (stub.*method)(context.get(), request);
-    for (Response response; reader->Read(&response);) {
-      if (!on_event(response)) {
-        context->TryCancel();
-        break;
-      }
+    bool stopped = false;
+    for (Response response; !stopped && reader->Read(&response);) {
+      stopped = !on_event(response);
     }
-    return channel_.ToStatus(reader->Finish());
+    if (stopped) context->TryCancel();
+    const grpc::Status end = reader->Finish();
+    if (stopped || canceller.cancelled()) return BrokenOff(end);
+    return channel_.ToStatus(end);
   }
 
   const CoordinatorClient::Options options_;

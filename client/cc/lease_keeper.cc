@@ -67,7 +67,7 @@ void LeaseKeeper::Stop() {
 
 void LeaseKeeper::SetPhase(const std::string& phase) {
   const MutexLock lock(mutex_);
-  std::string text = phase.substr(0, kPhaseBytesMax);
+  std::string text = CutText(phase, kPhaseBytesMax);
   if (text == phase_) return;
   phase_ = std::move(text);
   phase_is_new_ = true;

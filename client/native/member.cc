@@ -14,6 +14,7 @@
 #include "client/native/shardwright_service.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
+#include "proto/status/utf8.h"
 
 // Thread-safe, as its parts are.
 struct sw_member {
@@ -118,7 +119,11 @@ sw_code sw_member_set_phase(sw_member* member, const char* phase) {
           absl::StrCat("the phase has ", text.size(), " bytes, at most ",
                        shardwright::kPhaseBytesMax, " are allowed"));
     }
-    member->member->SetPhase(std::move(text));
+    if (!shardwright::IsUtf8(text)) {
+      return Error(absl::StatusCode::kInvalidArgument, "INVALID_PHASE",
+                   "the phase is not UTF-8");
+    }
+    member->member->SetPhase(text);
     return absl::OkStatus();
   });
 }

@@ -3,7 +3,7 @@
 // answers follows from the calls made, their order and the times given. It has
 // no clock, thread, lock, random source or gRPC; the store is its only outside.
 //
-// Every method takes the time, which must not run backwards, and first does all
+// A method that takes the time, which must not run backwards, first does all
 // that has become due until then. Beside its answer it adds to `effects`: what
 // parked calls shall be sent, and how they end.
 //

@@ -20,4 +20,13 @@ size_t Utf8CharacterLength(absl::string_view text) {
   return overlong || surrogate || too_high ? 0 : length;
 }
 
+bool IsUtf8(absl::string_view text) {
+  while (!text.empty()) {
+    const size_t length = Utf8CharacterLength(text);
+    if (length == 0) return false;
+    text.remove_prefix(length);
+  }
+  return true;
+}
+
 }  // namespace shardwright

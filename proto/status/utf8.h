@@ -12,6 +12,8 @@ namespace shardwright {
 // Bytes of the UTF-8 character that `text` begins with; 0 if there is none.
 size_t Utf8CharacterLength(absl::string_view text);
 
+bool IsUtf8(absl::string_view text);
+
 }  // namespace shardwright
 
 #endif  // PROTO_STATUS_UTF8_H_

@@ -80,9 +80,9 @@ class WatchTest(unittest.TestCase):
     self.addCleanup(watch.close)
     return watch
 
-  def restart(self):
+  def restart(self, stop=processes.Coordinator.kill):
     address = self.coordinator.address
-    self.coordinator.kill()
+    stop(self.coordinator)
     self.coordinator = processes.Coordinator(self.store, listen=address)
     self.assertEqual(self.coordinator.address, address)
 
@@ -114,6 +114,23 @@ class WatchTest(unittest.TestCase):
     exit_code, err = watch.end()
     self.assertEqual(exit_code, 0)
     self.assertIn("trying again", err)
+
+  def test_watching_outlives_a_restart_in_good_order(self):
+    layouts = self.watch("layouts")
+    events = self.watch("events", "--job", "one")
+    layouts.json()
+    events.json()
+    self.restart(processes.Coordinator.terminate)
+    self.coordinator.apply(layout("two")).json
+    self.coordinator.apply(layout("one", tp=2)).json
+    self.assertEqual(layouts.json()["job"], "two")
+    self.assertEqual(layouts.json()["job"], "one")
+    while events.json()["type"] != "layout_applied":
+      pass
+    for watch in (layouts, events):
+      watch.signal(signal.SIGTERM)
+      exit_code, err = watch.end()
+      self.assertEqual(exit_code, 0, err)
 
   def test_revision_of_another_store_is_refused(self):
     watch = self.watch("layouts", "--revision", "1000")
