@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kPackTokensMax = int64_t{1} << 31;  // Work stays below 2^62.
 constexpr int64_t kStepsMax = int64_t{1} << 28;
+constexpr int64_t kCpMax = int64_t{1} << 20;  // A share each is kept.
 
 // 1 + 2 + ... + n
 int64_t Triangle(int64_t n) { return n * (n + 1) / 2; }
@@ -83,8 +84,9 @@ Problems CheckPack(const PackSpec& pack) {
       problems.push_back({absl::StrCat("lengths[", i, "]"),
                           absl::StrCat(length, " is negative"), ""});
     } else {
-      total =
-          std::min(total, kPackTokensMax) + std::min(length, kPackTokensMax);
+      // One above the limit stands for all that is above it.
+      total = std::min(total + std::min(length, kPackTokensMax + 1),
+                       kPackTokensMax + 1);
     }
   }
   if (problems.empty() && total < 1) {
@@ -97,8 +99,9 @@ Problems CheckPack(const PackSpec& pack) {
                         ""});
   }
   const int64_t documents = static_cast<int64_t>(pack.lengths.size());
-  if (pack.cp < 1) {
-    problems.push_back({"cp", absl::StrCat(pack.cp, " is not positive"), ""});
+  if (pack.cp < 1 || pack.cp > kCpMax) {
+    problems.push_back(
+        {"cp", absl::StrCat(pack.cp, " is not within [1, ", kCpMax, "]"), ""});
   } else if (pack.cp > kStepsMax / std::max<int64_t>(documents, 1)) {
     problems.push_back({"cp",
                         absl::StrCat("cp ", pack.cp, " times ", documents,

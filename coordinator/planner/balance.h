@@ -49,8 +49,8 @@ struct CpBalance {
   std::vector<CpShare> ranks;  // By cp rank.
 };
 
-// Lengths of at least 0 and 2^31 tokens together, at least one of them; cp and
-// tp of at least 1; documents * cp of at most 2^28.
+// Lengths of at least 0 and at most 2^31 tokens together, at least one of them;
+// cp within [1, 2^20], tp within [1, 2^28]; documents * cp of at most 2^28.
 Problems CheckPack(const PackSpec& pack);
 
 // Pads as little as the scheme allows: the pack to a multiple of cp * tp, or

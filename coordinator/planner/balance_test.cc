@@ -146,7 +146,12 @@ TEST(CheckPackTest, NamesWhatIsWrong) {
   EXPECT_EQ(fields({{0, 0}, 1, 1}), Names({"lengths"}));
   EXPECT_EQ(fields({{5, -1, -2}, 1, 1}), Names({"lengths[1]", "lengths[2]"}));
   EXPECT_EQ(fields({{kMax, kMax}, 1, 1}), Names({"lengths"}));
+  EXPECT_EQ(fields({{kMax}, 1, 1}), Names({"lengths"}));
+  EXPECT_EQ(fields({{(int64_t{1} << 31) + 1}, 1, 1}), Names({"lengths"}));
+  EXPECT_EQ(fields({{1, int64_t{1} << 31}, 1, 1}), Names({"lengths"}));
   EXPECT_EQ(fields({{5}, 0, 0}), Names({"cp", "tp"}));
+  EXPECT_EQ(fields({{5}, int64_t{1} << 20, 1}), Names());
+  EXPECT_EQ(fields({{5}, (int64_t{1} << 20) + 1, 1}), Names({"cp"}));
   EXPECT_EQ(fields({{5, 6}, kMax, kMax}), Names({"cp", "tp"}));
 }
 
