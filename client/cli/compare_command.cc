@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -58,6 +59,15 @@ absl::StatusOr<std::vector<int64_t>> LengthsOf(const Options& options) {
   return options.lengths;
 }
 
+std::vector<int64_t> WithoutRepeats(const std::vector<int64_t>& values) {
+  std::vector<int64_t> distinct;
+  std::set<int64_t> seen;
+  for (int64_t value : values) {
+    if (seen.insert(value).second) distinct.push_back(value);
+  }
+  return distinct;
+}
+
 // What the user names wins over the layout, and that over the defaults.
 absl::StatusOr<Comparison> Compare(const Options& options) {
   Comparison comparison;
@@ -70,6 +80,7 @@ absl::StatusOr<Comparison> Compare(const Options& options) {
     if (options.cps.empty()) comparison.cps = {language.cp()};
   }
   if (comparison.cps.empty()) comparison.cps = {1, 2, 4, 8};
+  comparison.cps = WithoutRepeats(comparison.cps);
   comparison.tp = options.tp.value_or(comparison.tp);
   ASSIGN_OR_RETURN(comparison.lengths, LengthsOf(options));
   for (int64_t cp : comparison.cps) {

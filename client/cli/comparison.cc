@@ -84,6 +84,7 @@ std::vector<Line> LinesOf(const Comparison& comparison) {
       line.balance = BalanceOf({comparison.lengths, cp, comparison.tp}, scheme);
       line.work = SpreadOf(line.balance, &CpShare::causal_work);
       line.tokens = SpreadOf(line.balance, &CpShare::token_count);
+      line.balance.ranks = {};  // Megabytes, where cp is large.
       lines.push_back(std::move(line));
       if (cp == 1) break;
     }

@@ -138,6 +138,9 @@ class CommandLineTest(unittest.TestCase):
     default = processes.shardctl("plan", "compare", "--lengths", "9", "-o",
                                  "json").json
     self.assertEqual([size["cp"] for size in default["sizes"]], [1, 2, 4, 8])
+    repeated = processes.shardctl("plan", "compare", "--lengths", "9", "--cp",
+                                  "4,4,1,1,4", "-o", "json").json
+    self.assertEqual([size["cp"] for size in repeated["sizes"]], [4, 1])
     bad = processes.shardctl("plan", "compare", "--lengths-file", "-",
                              stdin="5 six")
     self.assertEqual(bad.exit_code, 5, bad)
