@@ -93,6 +93,11 @@ absl::StatusOr<v1::Member> FindWorker(const Options& options) {
       return member;
     }
   }
+  // A rank that the layout lacks is another mistake.
+  v1::ExplainRankRequest request;
+  request.set_job(options.job);
+  request.set_rank(options.rank);
+  RETURN_IF_ERROR(options.Connect().ExplainRank(request).status());
   return Error(absl::StatusCode::kNotFound, "WORKER_NOT_FOUND",
                absl::StrCat("no worker has registered as rank ", options.rank,
                             " of job '", options.job, "'"),

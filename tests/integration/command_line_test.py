@@ -198,6 +198,9 @@ class CommandLineTest(unittest.TestCase):
                     ["explain", "clique", "language/tp/99"]):
       answer = self.online(*command)
       self.assertEqual(answer.exit_code, 4, answer)
+    unknown = self.online("describe", "worker", "99")
+    self.assertEqual(unknown.exit_code, 4, unknown)
+    self.assertIn("rank 99 is not in [0, 8)", unknown.err)
     answer = self.coordinator.shardctl("explain", "missing", "none")
     self.assertEqual(answer.exit_code, 4, answer)
 
