@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/time.h"
 #include "client/cli/member_table.h"
 #include "client/cli/text_table.h"
 #include "proto/status/error.h"
@@ -42,8 +43,7 @@ std::string WaitsFor(const v1::CliqueSummary& clique) {
   };
   switch (clique.state()) {
     case v1::CliqueSummary::IDLE:
-      return absl::StrFormat("none of its %d %ss has asked for it",
-                             clique.member_count(), KindName(clique.kind()));
+      return absl::StrFormat("no %s asks for it now", KindName(clique.kind()));
     case v1::CliqueSummary::GATHERING:
       return some(" to come");
     case v1::CliqueSummary::EXCHANGING:
@@ -59,18 +59,55 @@ std::string WaitsFor(const v1::CliqueSummary& clique) {
   }
 }
 
-// Why a member keeps the clique waiting, and what somebody can do about it.
-std::string Advice(const v1::CliqueMember& member) {
+absl::Time TimeOf(const google::protobuf::Timestamp& time) {
+  return absl::FromUnixSeconds(time.seconds()) +
+         absl::Nanoseconds(time.nanos());
+}
+
+// Of a member that has not asked. A process that was killed lives on until its
+// lease ends; that it misses renewals, which come three a lease, tells.
+std::string AdviceOnLiving(const v1::Member& member, const std::string& clique,
+                           absl::Time now) {
+  const absl::Time end = TimeOf(member.expire_time());
+  const int64_t left = std::max<int64_t>(
+      0, absl::ToInt64Seconds(absl::Ceil(end - now, absl::Seconds(1))));
+  constexpr absl::string_view kLook =
+      "    look at host and log: may have died, or hang";
+  if (!member.has_last_seen_time()) {
+    return absl::StrCat(
+        "not heard from since the coordinator started, and "
+        "the lease ends in ",
+        left, " s;\n", kLook);
+  }
+  const absl::Time seen = TimeOf(member.last_seen_time());
+  if (now - seen > (end - seen) / 3) {
+    return absl::StrCat("not heard from for ", absl::ToInt64Seconds(now - seen),
+                        " s, and the lease ends in ", left, " s;\n", kLook);
+  }
+  if (member.phase() == absl::StrCat("forming ", clique)) {
+    return "lives, and is about to ask for this clique";
+  }
+  return absl::StrCat("lives, and has not asked for this clique;\n    busy",
+                      member.phase().empty()
+                          ? ""
+                          : absl::StrCat(" with '", member.phase(), "'"),
+                      ", or started with other --kinds");
+}
+
+// Why a member keeps the clique waiting, and what somebody can do about it. Of
+// several members at once, so not "it".
+std::string Advice(const v1::CliqueMember& member, const std::string& clique,
+                   absl::Time now) {
   switch (member.state()) {
     case v1::CliqueMember::GAVE_UP:
-      return "came, and its own timeout has passed;\n"
-             "    it comes again by itself, or its log says why not";
+      return "came, and the own timeout has passed;\n"
+             "    comes again without help, or the log says why not";
     case v1::CliqueMember::OWES_SLOT:
       return "was told to begin, and has published no address;\n"
-             "    look at its log: it hangs or is stopped";
+             "    look at the log: hangs, or was stopped";
     case v1::CliqueMember::OWES_REPORT:
-      return "has all addresses, and has not said that it is connected;\n"
-             "    look at the network between the hosts, and at its log";
+      return "has all addresses, and has not reported success;\n"
+             "    look at the network between the hosts, and at the log";
     default:
       break;
   }
@@ -79,23 +116,23 @@ std::string Advice(const v1::CliqueMember& member) {
       return "no process has registered;\n"
              "    start it, or look at why it did not start";
     case v1::Member::LOST:
-      return "its lease ran out: it died, hangs, or cannot reach the "
-             "coordinator;\n    look at its host and log, and start it again";
+      return "the lease ran out: died, hangs, or cannot reach the "
+             "coordinator;\n    look at host and log, and start again";
     case v1::Member::LEFT:
-      return "it left in good order;\n    start it again";
+      return "left in good order;\n    start again";
     default:
-      return "lives, and has not asked for this clique;\n"
-             "    it is busy with its phase, or was started with other --kinds";
+      return AdviceOnLiving(member.member(), clique, now);
   }
 }
 
 // A paragraph for each thing to do, with the ranks that it is about.
-std::string FormatAdvice(const v1::CliqueExplanation& explanation) {
+std::string FormatAdvice(const v1::CliqueExplanation& explanation,
+                         absl::Time now) {
   std::vector<std::string> order;
   std::map<std::string, std::vector<int64_t>> ranks_by_advice;
   for (const v1::CliqueMember& member : explanation.members()) {
     if (!member.blocking()) continue;
-    const std::string advice = Advice(member);
+    const std::string advice = Advice(member, explanation.clique().name(), now);
     std::vector<int64_t>& ranks = ranks_by_advice[advice];
     if (ranks.empty()) order.push_back(advice);
     ranks.push_back(member.member().member().rank());
@@ -187,7 +224,8 @@ std::string FormatCliques(const std::vector<v1::CliqueSummary>& cliques,
 }
 
 std::string FormatCliqueExplanation(const v1::CliqueExplanation& explanation,
-                                    int members_max, const Terminal& terminal) {
+                                    int members_max, absl::Time now,
+                                    const Terminal& terminal) {
   const v1::CliqueSummary& clique = explanation.clique();
   std::string text = absl::StrFormat(
       "%s is %s: %s\n", clique.name(),
@@ -223,7 +261,7 @@ std::string FormatCliqueExplanation(const v1::CliqueExplanation& explanation,
     absl::StrAppend(&text, "and ", explanation.members_size() - shown,
                     " more; -o wide shows all\n");
   }
-  return text + FormatAdvice(explanation);
+  return text + FormatAdvice(explanation, now);
 }
 
 }  // namespace shardwright

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "client/cli/terminal.h"
 #include "nlohmann/json.hpp"
 #include "shardwright/v1/diagnostics.pb.h"
@@ -22,9 +23,10 @@ std::string FormatCliques(const std::vector<v1::CliqueSummary>& cliques,
                           bool wide, const Terminal& terminal);
 
 // The state in a sentence, a line a member (the first `members_max`), and for
-// each way in which members keep it waiting, what to do.
+// each way in which members keep it waiting at `now`, what to do.
 std::string FormatCliqueExplanation(const v1::CliqueExplanation& explanation,
-                                    int members_max, const Terminal& terminal);
+                                    int members_max, absl::Time now,
+                                    const Terminal& terminal);
 
 }  // namespace shardwright
 

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "client/cli/clique_report.h"
 #include "client/cli/job_options.h"
 #include "client/cli/member_table.h"
@@ -108,7 +109,7 @@ absl::Status ExplainCliqueCommand(const Console& console,
     console.Print(FormatCliqueExplanation(
         *explanation,
         options.wide() ? explanation->members_size() : kMembersShown,
-        console.terminal));
+        absl::Now(), console.terminal));
   }
   return absl::OkStatus();
 }

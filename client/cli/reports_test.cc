@@ -1,5 +1,7 @@
 // What people and programs are told about ranks, cliques and costs.
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "client/cli/clique_report.h"
 #include "client/cli/comparison.h"
 #include "client/cli/event_table.h"
@@ -274,7 +276,7 @@ v1::CliqueExplanation WaitingClique() {
 
 TEST(CliqueReportTest, SaysWhoBlocksAndWhatToDo) {
   EXPECT_EQ(
-      FormatCliqueExplanation(WaitingClique(), 2, Terminal()),
+      FormatCliqueExplanation(WaitingClique(), 2, absl::Now(), Terminal()),
       "language/tp/0 is GATHERING: attempt 2 waits for 3 of 4 workers to come\n"
       "the attempt before it ended with PEER_LOST: rank 5 was lost\n"
       "\n"
@@ -284,11 +286,65 @@ TEST(CliqueReportTest, SaysWhoBlocksAndWhatToDo) {
       "and 1 more; -o wide shows all\n"
       "\n"
       "what to do\n"
-      "  rank 5: its lease ran out: it died, hangs, or cannot reach the "
+      "  rank 5: the lease ran out: died, hangs, or cannot reach the "
       "coordinator;\n"
-      "    look at its host and log, and start it again\n"
+      "    look at host and log, and start again\n"
       "  ranks 6-7: no process has registered;\n"
       "    start it, or look at why it did not start\n");
+}
+
+// What to do, where rank 7 lives and was last seen so long before.
+std::string AdviceOnLiving(absl::Duration age, const std::string& phase) {
+  const absl::Time now = absl::FromUnixSeconds(1000);
+  v1::CliqueExplanation explanation = WaitingClique();
+  v1::Member& living = *explanation.mutable_members(2)->mutable_member();
+  living.set_state(v1::Member::LIVE);
+  living.set_phase(phase);
+  living.mutable_last_seen_time()->set_seconds(absl::ToUnixSeconds(now - age));
+  living.mutable_expire_time()->set_seconds(
+      absl::ToUnixSeconds(now - age + absl::Seconds(30)));
+  const std::string text =
+      FormatCliqueExplanation(explanation, 2, now, Terminal());
+  return text.substr(text.find("  rank 7:"));
+}
+
+TEST(CliqueReportTest, SilentMemberIsNotSaidToBeBusy) {
+  EXPECT_EQ(AdviceOnLiving(absl::Seconds(12), "step 3"),
+            "  rank 7: not heard from for 12 s, and the lease ends in 18 s;\n"
+            "    look at host and log: may have died, or hang\n");
+  EXPECT_EQ(AdviceOnLiving(absl::Seconds(40), "step 3"),
+            "  rank 7: not heard from for 40 s, and the lease ends in 0 s;\n"
+            "    look at host and log: may have died, or hang\n");
+}
+
+TEST(CliqueReportTest, LivingMemberIsBusyOrWasStartedWithOtherKinds) {
+  EXPECT_EQ(AdviceOnLiving(absl::Seconds(10), "step 3"),
+            "  rank 7: lives, and has not asked for this clique;\n"
+            "    busy with 'step 3', or started with other --kinds\n");
+  EXPECT_EQ(AdviceOnLiving(absl::Seconds(1), "forming language/tp/0"),
+            "  rank 7: lives, and is about to ask for this clique\n");
+}
+
+TEST(CliqueReportTest, SeveralWhoLeftAreSpokenOfAsSeveral) {
+  v1::CliqueExplanation explanation = WaitingClique();
+  for (int i : {1, 2}) {
+    explanation.mutable_members(i)->mutable_member()->set_state(
+        v1::Member::LEFT);
+  }
+  const std::string text =
+      FormatCliqueExplanation(explanation, 2, absl::Now(), Terminal());
+  EXPECT_EQ(text.substr(text.find("  ranks ")),
+            "  ranks 6-7: left in good order;\n    start again\n");
+}
+
+TEST(CliqueReportTest, IdleSaysNothingOfThePast) {
+  v1::CliqueExplanation explanation;
+  explanation.mutable_clique()->set_name("language/tp/0");
+  explanation.mutable_clique()->set_kind(v1::WORKER);
+  explanation.mutable_clique()->set_state(v1::CliqueSummary::IDLE);
+  explanation.mutable_clique()->set_member_count(2);
+  EXPECT_EQ(FormatCliqueExplanation(explanation, 2, absl::Now(), Terminal()),
+            "language/tp/0 is IDLE: no worker asks for it now\n");
 }
 
 TEST(CliqueReportTest, JsonHasNullForWhatIsNotThere) {
