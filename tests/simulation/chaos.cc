@@ -108,7 +108,7 @@ void Simulation::DoFaultsTo(const ProcessPtr& process) {
     Trace([&] { return absl::StrCat("paused ", process->Describe()); });
     process->Pause();
     timeline_.After(random_.Between(absl::ZeroDuration(), options_.pause_max),
-                    [this, process] {
+                    [process] {
                       if (process->paused()) process->Resume();
                     });
     if (random_.Chance(options_.restart_beside_paused)) Launch(seat);
