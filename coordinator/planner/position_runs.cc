@@ -49,15 +49,15 @@ void ForEachPart(const std::vector<PositionRun>& runs,
   }
 }
 
-// 1 + 2 + ... + n
-absl::uint128 Triangle(int64_t n) {
-  return (absl::uint128(n) * absl::uint128(n + 1)) >> 1;
+// 1 + 2 + ... + n, of at most kSeqLengthMax: it fits 64 bits, just.
+uint64_t Triangle(uint64_t n) {
+  return n % 2 == 0 ? n / 2 * (n + 1) : (n + 1) / 2 * n;
 }
 
 RankLoad LoadOf(const std::vector<PositionRun>& runs,
                 const std::vector<int64_t>& starts, const BatchShape& shape) {
   RankLoad load;
-  absl::uint128 work = 0;
+  uint64_t work = 0;  // Of one sample.
   load.token_count = TotalCount(runs) * shape.micro_batch_size;
   ForEachPart(runs, starts, [&](size_t document, int64_t begin, int64_t end) {
     const int64_t start = starts[document];
@@ -70,7 +70,7 @@ RankLoad LoadOf(const std::vector<PositionRun>& runs,
   });
   // The longest sequences allowed have more pairs than 63 bits hold.
   load.causal_work = static_cast<int64_t>(
-      std::min(work * absl::uint128(shape.micro_batch_size),
+      std::min(absl::uint128(work) * absl::uint128(shape.micro_batch_size),
                absl::uint128(std::numeric_limits<int64_t>::max())));
   return load;
 }
