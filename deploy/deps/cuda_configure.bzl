@@ -9,6 +9,42 @@ _WHEELS = [
     "/usr/lib/python3/dist-packages/nvidia/cu13",
 ]
 
+# The runtime is linked in, and finds the driver when it is first used: what is
+# built here starts on a machine that has none. NCCL gives headers only; its
+# library is the machine's own (worker/comm/nccl_library.h).
+_BUILD = """
+load(":defs.bzl", "REQUIRES_CUDA")
+
+package(default_visibility = ["//visibility:public"])
+
+cc_library(
+    name = "runtime",
+    hdrs = glob(
+        ["home/include/*.h", "home/include/crt/*"],
+        exclude = ["home/include/nccl*"],
+    ),
+    includes = ["home/include"],
+    linkopts = ["-L%s/lib64 -l:libcudart_static.a", "-ldl", "-lpthread", "-lrt"],
+    target_compatible_with = REQUIRES_CUDA,
+)
+
+cc_library(
+    name = "nvtx",
+    hdrs = glob(["home/include/nvtx3/**"]),
+    includes = ["home/include"],
+    linkopts = ["-ldl"],
+    target_compatible_with = REQUIRES_CUDA,
+)
+
+cc_library(
+    name = "nccl",
+    hdrs = glob(["home/include/nccl*.h"]),
+    includes = ["home/include"],
+    target_compatible_with = REQUIRES_CUDA,
+    deps = [":runtime"],
+)
+"""
+
 def _find(ctx):
     candidates = [ctx.os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"] + _WHEELS
     for home in candidates:
@@ -32,7 +68,7 @@ REQUIRES_CUDA = %s
         home or "",
         "[]" if home else '["@platforms//:incompatible"]',
     ))
-    ctx.file("BUILD.bazel", "")
+    ctx.file("BUILD.bazel", _BUILD % (home or "/usr/local/cuda"))
 
 cuda_configure = repository_rule(
     implementation = _cuda_configure_impl,

@@ -80,19 +80,6 @@ void FillRows(Bytes destination, const RowCopy& entry, int64_t row_bytes,
   }
 }
 
-// Source rows that some entry names, as disjoint (row, count), ascending.
-std::vector<std::pair<int64_t, int64_t>> NamedRows(const CopyTable& table,
-                                                   int32_t source) {
-  std::vector<std::pair<int64_t, int64_t>> rows;
-  for (const RowCopy& entry : table.entries()) {
-    if (entry.source == source) {
-      rows.emplace_back(entry.source_row, entry.row_count);
-    }
-  }
-  std::sort(rows.begin(), rows.end());
-  return rows;
-}
-
 void ZeroRowsNotNamed(const CopyTable& table, int32_t source, Bytes bytes,
                       int64_t row_bytes) {
   int64_t row = 0;
@@ -136,6 +123,18 @@ absl::Status CheckCopies(const CopyTable& table, int64_t row_bytes,
                                       row_bytes));
   }
   return CheckOverlaps(sources, destination, direction);
+}
+
+std::vector<std::pair<int64_t, int64_t>> NamedRows(const CopyTable& table,
+                                                   int32_t source) {
+  std::vector<std::pair<int64_t, int64_t>> rows;
+  for (const RowCopy& entry : table.entries()) {
+    if (entry.source == source) {
+      rows.emplace_back(entry.source_row, entry.row_count);
+    }
+  }
+  std::sort(rows.begin(), rows.end());
+  return rows;
 }
 
 absl::Status RunForward(const CopyTable& table, int64_t row_bytes,

@@ -21,6 +21,8 @@
 #define WORKER_EXEC_EXECUTOR_H_
 
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
@@ -42,6 +44,10 @@ absl::Status CheckCopies(const CopyTable& table, int64_t row_bytes,
                          absl::Span<const ConstBytes> sources,
                          ConstBytes destination, ConstBytes fill_value,
                          Direction direction);
+
+// Rows of a source that some entry names, as disjoint (row, count), ascending.
+std::vector<std::pair<int64_t, int64_t>> NamedRows(const CopyTable& table,
+                                                   int32_t source);
 
 // Writes every byte of `destination`. Filled rows get `fill_value` over and
 // over; its length divides `row_bytes`, and empty means zero bytes. Sources may
