@@ -1,0 +1,289 @@
+#include "worker/device/table_memory.h"
+
+#include <algorithm>
+#include <string>
+#include <tuple>
+
+#include "absl/strings/str_cat.h"
+#include "cuda_runtime.h"
+#include "proto/status/error.h"
+#include "proto/status/status_macros.h"
+#include "worker/device/cuda_call.h"
+#include "worker/kernels/move_table.h"
+
+namespace shardwright {
+namespace {
+
+constexpr int64_t kAlignment = 256;
+
+int64_t RoundUp(int64_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+int64_t BytesMax(int64_t entry_count, size_t source_count) {
+  return RoundUp(
+      MoveTableBytesMax(entry_count, static_cast<int64_t>(source_count)));
+}
+
+absl::Status CheckBounds(const TableBounds& bounds) {
+  std::string problem;
+  const auto check = [&](const std::string& name, int64_t value, int64_t max) {
+    if (problem.empty() && (value < 0 || value > max)) {
+      problem =
+          absl::StrCat(name, " is ", value, ", but must be in [0, ", max, "]");
+    }
+  };
+  constexpr int64_t kEntriesMax = int64_t{1} << 24;
+  check("entry_count", bounds.entry_count, kEntriesMax);
+  check("the number of sources",
+        static_cast<int64_t>(bounds.source_rows.size()),
+        CopyTable::kSourcesMax);
+  for (size_t k = 0; k < bounds.source_rows.size(); ++k) {
+    check(absl::StrCat("rows of source ", k), bounds.source_rows[k],
+          CopyTable::kRowsMax);
+  }
+  check("destination_rows", bounds.destination_rows, CopyTable::kRowsMax);
+  if (problem.empty()) return absl::OkStatus();
+  return Error(absl::StatusCode::kInvalidArgument, "INVALID_SLOT_BOUNDS",
+               problem);
+}
+
+absl::Status CheckFits(const CopyTable& table, const TableBounds& bounds) {
+  std::string problem;
+  const auto check = [&](const std::string& name, int64_t value, int64_t max) {
+    if (problem.empty() && value > max) {
+      problem = absl::StrCat("the table has ", value, " ", name,
+                             ", but the slot has room for ", max);
+    }
+  };
+  check("entries", static_cast<int64_t>(table.entries().size()),
+        bounds.entry_count);
+  check("destination rows", table.destination_rows(), bounds.destination_rows);
+  if (table.source_rows().size() != bounds.source_rows.size()) {
+    problem = absl::StrCat("the table has ", table.source_rows().size(),
+                           " sources, but the slot is for ",
+                           bounds.source_rows.size());
+  }
+  for (size_t k = 0; problem.empty() && k < bounds.source_rows.size(); ++k) {
+    check(absl::StrCat("rows in source ", k), table.source_rows()[k],
+          bounds.source_rows[k]);
+  }
+  if (problem.empty()) return absl::OkStatus();
+  return Error(absl::StatusCode::kInvalidArgument, "TABLE_TOO_LARGE", problem);
+}
+
+absl::Status NewEvent(cudaEvent_t& event) {
+  return CudaStatus(cudaEventCreateWithFlags(&event, cudaEventDisableTiming),
+                    "creating an event");
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<TableSlot>> TableSlot::Create(
+    int ordinal, TableBounds bounds, Direction direction) {
+  RETURN_IF_ERROR(CheckBounds(bounds));
+  auto slot = std::unique_ptr<TableSlot>(
+      new TableSlot(ordinal, std::move(bounds), direction));
+  RETURN_IF_ERROR(slot->Allocate());
+  return slot;
+}
+
+TableSlot::TableSlot(int ordinal, TableBounds bounds, Direction direction)
+    : ordinal_(ordinal),
+      bounds_(std::move(bounds)),
+      direction_(direction),
+      bytes_(BytesMax(bounds_.entry_count, bounds_.source_rows.size())) {}
+
+absl::Status TableSlot::Allocate() {
+  const CurrentDevice current(ordinal_);
+  RETURN_IF_ERROR(
+      CudaStatus(cudaMalloc(&device_, bytes_), "allocating a table's slot"));
+  // A header of zeros is an empty table.
+  RETURN_IF_ERROR(CudaStatus(cudaMemset(device_, 0, sizeof(MoveTableHeader)),
+                             "clearing a table's slot"));
+  RETURN_IF_ERROR(CudaStatus(cudaMallocHost(&staging_, kWrites * bytes_),
+                             "allocating pinned memory for a table's slot"));
+  for (cudaEvent_t& event : read_) RETURN_IF_ERROR(NewEvent(event));
+  return absl::OkStatus();
+}
+
+TableSlot::~TableSlot() {
+  const CurrentDevice current(ordinal_);
+  for (cudaEvent_t event : read_) {
+    if (event == nullptr) continue;
+    cudaEventSynchronize(event);
+    cudaEventDestroy(event);
+  }
+  cudaFree(device_);
+  if (staging_ != nullptr) cudaFreeHost(staging_);
+}
+
+absl::Status TableSlot::Write(const CopyTable& table, cudaStream_t stream) {
+  RETURN_IF_ERROR(CheckFits(table, bounds_));
+  const CurrentDevice current(ordinal_);
+  const int write = next_;
+  RETURN_IF_ERROR(CudaStatus(cudaEventSynchronize(read_[write]),
+                             "waiting for an earlier table of a slot"));
+  char* const staging = staging_ + write * bytes_;
+  const int64_t bytes = WriteMoveTable(table, direction_, staging);
+  RETURN_IF_ERROR(CudaStatus(
+      cudaMemcpyAsync(device_, staging, bytes, cudaMemcpyHostToDevice, stream),
+      "writing a table into its slot"));
+  next_ = (write + 1) % kWrites;
+  return CudaStatus(cudaEventRecord(read_[write], stream),
+                    "recording that a slot was written");
+}
+
+absl::StatusOr<std::unique_ptr<TableCache>> TableCache::Create(int ordinal,
+                                                               int64_t bytes) {
+  auto cache = std::unique_ptr<TableCache>(new TableCache(ordinal, bytes));
+  RETURN_IF_ERROR(cache->Allocate());
+  return cache;
+}
+
+absl::Status TableCache::Allocate() {
+  const CurrentDevice current(ordinal_);
+  RETURN_IF_ERROR(
+      CudaStatus(cudaMalloc(&device_, bytes_), "allocating room for tables"));
+  RETURN_IF_ERROR(CudaStatus(cudaMallocHost(&staging_, bytes_),
+                             "allocating pinned memory for tables"));
+  return CudaStatus(cudaStreamCreateWithFlags(&uploads_, cudaStreamNonBlocking),
+                    "creating a stream for tables");
+}
+
+TableCache::~TableCache() {
+  const CurrentDevice current(ordinal_);
+  for (const auto& table : tables_) {
+    spare_events_.emplace_back(table->arrival, table->last_use);
+  }
+  for (const auto& [arrival, last_use] : spare_events_) {
+    for (const cudaEvent_t event : {arrival, last_use}) {
+      if (event == nullptr) continue;
+      cudaEventSynchronize(event);
+      cudaEventDestroy(event);
+    }
+  }
+  if (uploads_ != nullptr) cudaStreamDestroy(uploads_);
+  cudaFree(device_);
+  if (staging_ != nullptr) cudaFreeHost(staging_);
+}
+
+absl::StatusOr<ResidentTable*> TableCache::Load(const CopyTable& table,
+                                                Direction direction) {
+  const Key key = {table.entries().data(), direction};
+  const auto known = by_key_.find(key);
+  // Tables without entries may have one address; they differ in their sources.
+  if (known != by_key_.end() && known->second->table == table) {
+    known->second->pinned = true;
+    return known->second;
+  }
+  const int64_t bytes =
+      BytesMax(table.entries().size(), table.source_rows().size());
+  ASSIGN_OR_RETURN(const int64_t begin, MakeRoom(bytes));
+  auto resident = std::make_unique<ResidentTable>();
+  resident->table = table;
+  resident->direction = direction;
+  resident->begin = begin;
+  resident->bytes = bytes;
+  resident->pinned = true;
+  if (spare_events_.empty()) {
+    RETURN_IF_ERROR(NewEvent(resident->arrival));
+    RETURN_IF_ERROR(NewEvent(resident->last_use));
+  } else {
+    std::tie(resident->arrival, resident->last_use) = spare_events_.back();
+    spare_events_.pop_back();
+  }
+  RETURN_IF_ERROR(Upload(*resident));
+  by_key_[key] = resident.get();
+  next_ = begin + bytes;
+  tables_.push_back(std::move(resident));
+  return tables_.back().get();
+}
+
+absl::StatusOr<int64_t> TableCache::MakeRoom(int64_t bytes) {
+  const auto too_large = [&] {
+    return Error(absl::StatusCode::kResourceExhausted, "TABLES_TOO_LARGE",
+                 absl::StrCat("a table of ", bytes, " bytes does not fit ",
+                              bytes_, " bytes beside those in use"));
+  };
+  if (bytes > bytes_) return too_large();
+  // The oldest table is the next one behind next_, going round.
+  int64_t begin = next_;
+  bool wrapped = false;
+  if (begin + bytes > bytes_) {
+    begin = 0;
+    wrapped = true;
+  }
+  const auto in_the_way = [&] {
+    if (tables_.empty()) return false;
+    const ResidentTable& oldest = *tables_.front();
+    const bool overlaps =
+        oldest.begin < begin + bytes && begin < oldest.begin + oldest.bytes;
+    // What lies between next_ and the ring's end is left behind.
+    return overlaps || (wrapped && oldest.begin >= next_);
+  };
+  while (in_the_way()) {
+    if (tables_.front()->pinned) return too_large();
+    RETURN_IF_ERROR(Evict());
+  }
+  return begin;
+}
+
+absl::Status TableCache::Evict() {
+  ResidentTable& oldest = *tables_.front();
+  const CurrentDevice current(ordinal_);
+  // Its staging is overwritten by the host, its place by the upload stream.
+  if (!oldest.arrived) {
+    RETURN_IF_ERROR(CudaStatus(cudaEventSynchronize(oldest.arrival),
+                               "waiting for an earlier table"));
+  }
+  if (oldest.used) {
+    RETURN_IF_ERROR(
+        CudaStatus(cudaStreamWaitEvent(uploads_, oldest.last_use, 0),
+                   "waiting for the last use of a table"));
+  }
+  const auto known =
+      by_key_.find({oldest.table.entries().data(), oldest.direction});
+  if (known != by_key_.end() && known->second == &oldest) by_key_.erase(known);
+  spare_events_.emplace_back(oldest.arrival, oldest.last_use);
+  tables_.pop_front();
+  return absl::OkStatus();
+}
+
+absl::Status TableCache::Upload(ResidentTable& table) {
+  const CurrentDevice current(ordinal_);
+  char* const staging = staging_ + table.begin;
+  char* const device = device_ + table.begin;
+  const int64_t bytes = WriteMoveTable(table.table, table.direction, staging);
+  RETURN_IF_ERROR(CudaStatus(
+      cudaMemcpyAsync(device, staging, bytes, cudaMemcpyHostToDevice, uploads_),
+      "uploading a table"));
+  table.device = reinterpret_cast<const MoveTableHeader*>(device);
+  return CudaStatus(cudaEventRecord(table.arrival, uploads_),
+                    "recording that a table was uploaded");
+}
+
+absl::Status TableCache::BeginUse(ResidentTable& table, cudaStream_t stream) {
+  if (!table.arrived) {
+    const cudaError_t arrival = cudaEventQuery(table.arrival);
+    table.arrived = arrival == cudaSuccess;
+    if (arrival == cudaErrorNotReady) {
+      RETURN_IF_ERROR(CudaStatus(cudaStreamWaitEvent(stream, table.arrival, 0),
+                                 "waiting for a table"));
+    } else {
+      RETURN_IF_ERROR(CudaStatus(arrival, "asking whether a table is there"));
+    }
+  }
+  if (!table.used || table.last_stream == stream) return absl::OkStatus();
+  return CudaStatus(cudaStreamWaitEvent(stream, table.last_use, 0),
+                    "waiting for the use of a table in another stream");
+}
+
+absl::Status TableCache::EndUse(ResidentTable& table, cudaStream_t stream) {
+  table.used = true;
+  table.last_stream = stream;
+  return CudaStatus(cudaEventRecord(table.last_use, stream),
+                    "recording the use of a table");
+}
+
+}  // namespace shardwright
