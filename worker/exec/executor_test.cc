@@ -17,6 +17,7 @@
 #include "gtest/gtest.h"
 #include "proto/plan/copy_table.h"
 #include "proto/status/status_matchers.h"
+#include "worker/exec/random_table.h"
 
 namespace shardwright {
 namespace {
@@ -25,12 +26,6 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 constexpr char kPoison = '\xa5';
-
-std::string RandomBytes(int64_t count, std::mt19937& random) {
-  std::string bytes(count, '\0');
-  for (char& byte : bytes) byte = static_cast<char>(random());
-  return bytes;
-}
 
 // What RunForward() means, row by row and byte by byte.
 std::string ForwardReference(const CopyTable& table, int64_t row_bytes,
@@ -69,38 +64,6 @@ std::vector<std::string> AdjointReference(const CopyTable& table,
     }
   }
   return out;
-}
-
-// A table of `stride` samples interleaved: each sample's `rows` positions are
-// cut into random runs, each of which fills or reads on in a random source.
-// Sources have rows before, between and after those that are read.
-CopyTable RandomTable(int64_t stride, int source_count, int64_t rows,
-                      bool fills, std::mt19937& random) {
-  std::vector<RowCopy> entries;
-  std::vector<int64_t> next_row(source_count, 0);
-  for (int64_t sample = 0; sample < stride; ++sample) {
-    for (int64_t position = 0; position < rows;) {
-      RowCopy entry;
-      entry.row_count = std::min<int64_t>(1 + random() % 5, rows - position);
-      entry.destination_row = position * stride + sample;
-      entry.destination_stride = stride;
-      entry.source = fills && random() % 4 == 0
-                         ? RowCopy::kFill
-                         : static_cast<int32_t>(random() % source_count);
-      if (entry.source != RowCopy::kFill) {
-        next_row[entry.source] += random() % 3;
-        entry.source_row = next_row[entry.source];
-        next_row[entry.source] += entry.row_count;
-      }
-      position += entry.row_count;
-      entries.push_back(entry);
-    }
-  }
-  for (int64_t& row : next_row) row += random() % 3;
-  absl::StatusOr<CopyTable> table =
-      CopyTable::Create(entries, next_row, rows * stride);
-  EXPECT_THAT(table, IsOk());
-  return *std::move(table);
 }
 
 std::vector<ConstBytes> Views(const std::vector<std::string>& buffers) {

@@ -48,30 +48,21 @@ __device__ inline void WaitForPhase(uint64_t* barrier, uint32_t parity) {
       : "memory");
 }
 
-// Rows are read once and written once: they shall not push others out of L2.
-__device__ inline uint64_t StreamingPolicy() {
-  uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;"
-               : "=l"(policy));
-  return policy;
-}
-
 __device__ inline void BulkLoad(void* shared, const void* global,
-                                uint32_t bytes, uint64_t* barrier,
-                                uint64_t policy) {
+                                uint32_t bytes, uint64_t* barrier) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
-      ".L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(SharedAddress(shared)),
-      "l"(global), "r"(bytes), "r"(SharedAddress(barrier)), "l"(policy)
+      " [%0], [%1], %2, [%3];" ::"r"(SharedAddress(shared)),
+      "l"(global), "r"(bytes), "r"(SharedAddress(barrier))
       : "memory");
 }
 
 __device__ inline void BulkStore(void* global, const void* shared,
-                                 uint32_t bytes, uint64_t policy) {
+                                 uint32_t bytes) {
   asm volatile(
-      "cp.async.bulk.global.shared::cta.bulk_group.L2::cache_hint"
-      " [%0], [%1], %2, %3;" ::"l"(global),
-      "r"(SharedAddress(shared)), "r"(bytes), "l"(policy)
+      "cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(
+          global),
+      "r"(SharedAddress(shared)), "r"(bytes)
       : "memory");
 }
 

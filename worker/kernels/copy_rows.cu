@@ -6,15 +6,21 @@ namespace shardwright {
 namespace {
 
 // Found by measuring (worker/README.md): one block a multiprocessor, whose
-// warps each have a ring of tiles in shared memory. About half of a ring's
+// warps each have a ring of tiles in shared memory. Two thirds of a ring's
 // tiles are on their way in, the others on their way out.
 constexpr int kBulkWarps = 4;
-constexpr int kTileBytes = 8192;
-constexpr int kTiles = 6;
-constexpr int kLoadsAhead = 3;
-constexpr int kRounds = 1;
+constexpr int kTileBytes = 4096;
+constexpr int kTiles = 12;
+[[maybe_unused]] constexpr int kLoadsAhead = 8;
 
-constexpr int kThreadWarps = 16;  // Blocks without bulk copies.
+// Beside them in each block, for the tables that bulk copies cannot carry out.
+constexpr int kOtherWarps = 4;
+
+// A warp goes through a table in steps of at most this, and all warps through
+// neighbouring steps at a time: memory is fastest when all are near each other.
+[[maybe_unused]] constexpr int64_t kStepBytes = 32 << 10;
+
+constexpr int kThreadWarps = 8;   // Blocks without bulk copies.
 constexpr int kThreadBlocks = 2;  // Of them, a multiprocessor.
 
 // No warp takes less than this, but for the last: a piece of its own costs it a
@@ -46,7 +52,7 @@ __device__ void FillPiece(const RowCopyArguments& copy, const Piece& piece,
 
 template <typename Access>
 __device__ void CopyPiece(const Piece& piece, uint32_t accesses) {
-  constexpr int kInFlight = 8;
+  constexpr int kInFlight = 4;
   const uint32_t total = accesses * piece.count;
   for (uint32_t first = threadIdx.x % kLanes; first < total;
        first += kInFlight * kLanes) {
@@ -81,8 +87,8 @@ __device__ void MovePiece(const RowCopyArguments& copy, const Piece& piece) {
 }
 
 // Bytes [begin, end) of a table, by this warp's threads.
-__device__ void CopyByThreads(const RowCopyArguments& copy, int64_t begin,
-                              int64_t end) {
+__device__ void CopyRange(const RowCopyArguments& copy, int64_t begin,
+                          int64_t end) {
   MoveWalk walk(copy, begin, end);
   while (!walk.Done()) {
     const Piece piece = walk.Next(1u << 20);
@@ -125,8 +131,7 @@ struct Ring {
 
 class BulkCopier {
  public:
-  __device__ explicit BulkCopier(Ring& ring)
-      : ring_(ring), policy_(StreamingPolicy()) {
+  __device__ explicit BulkCopier(Ring& ring) : ring_(ring) {
     if (Lane() == 0) {
       for (uint64_t& barrier : ring.loaded) InitBarrier(&barrier);
       PublishBarriers();
@@ -172,7 +177,7 @@ class BulkCopier {
     if (Lane() < piece.count) {
       BulkLoad(ring_.tiles[tile] + Lane() * piece.bytes,
                piece.from + Lane() * piece.from_pitch, piece.bytes,
-               &ring_.loaded[tile], policy_);
+               &ring_.loaded[tile]);
     }
     ++loads_;
   }
@@ -183,72 +188,89 @@ class BulkCopier {
     const Outgoing out = ring_.outgoing[tile];
     if (Lane() < out.count) {
       BulkStore(out.to + Lane() * out.to_pitch,
-                ring_.tiles[tile] + Lane() * out.bytes, out.bytes, policy_);
+                ring_.tiles[tile] + Lane() * out.bytes, out.bytes);
     }
     CommitStores();
     ++stores_;
   }
 
   Ring& ring_;
-  const uint64_t policy_;
   uint32_t loads_ = 0, stores_ = 0;
 };
 
 #endif
 
-// How many bytes of a table one warp moves in a round.
-__device__ int64_t ShareBytes(int64_t total, int64_t warps) {
-  constexpr int64_t kSector = 128;
-  const int64_t even = (total + warps - 1) / warps;
-  return max((even + kSector - 1) / kSector * kSector, kShareBytesMin);
-}
+// Warps that share tables, and which one this is. Those of one block are far
+// apart, so that few bytes keep all blocks busy.
+struct Team {
+  __device__ Team(int first_warp, int warps_per_block)
+      : warp((threadIdx.x / kLanes - first_warp) * gridDim.x + blockIdx.x),
+        warp_count(warps_per_block * gridDim.x) {}
+
+  // How many bytes of a table each warp moves at a time, when all of them
+  // together go over it in `rounds`.
+  __device__ int64_t ShareBytes(int64_t total, int64_t rounds) const {
+    constexpr int64_t kSector = 128;
+    const int64_t even =
+        (total + warp_count * rounds - 1) / (warp_count * rounds);
+    return max((even + kSector - 1) / kSector * kSector, kShareBytesMin);
+  }
+
+  const int64_t warp;
+  const int64_t warp_count;
+};
 
 __device__ int64_t TotalBytes(const RowCopyArguments& copy) {
   return copy.table->row_count * copy.row_bytes;
 }
 
-__device__ int64_t Warps() { return gridDim.x * (blockDim.x / kLanes); }
-
-// Warps of one block are far apart, so that few bytes keep all blocks busy.
-__device__ int64_t Warp() {
-  return threadIdx.x / kLanes * gridDim.x + blockIdx.x;
-}
-
-__device__ void CopySharesByThreads(const Launch& launch) {
+// Of a launch, the tables that bulk copies do not carry out.
+__device__ void CopyByThreads(const Launch& launch, const Team& team) {
   for (int i = 0; i < launch.count; ++i) {
     if (launch.InBulk(i)) continue;
-    const RowCopyArguments& copy = launch.copies[i];
-    const int64_t total = TotalBytes(copy);
-    const int64_t share = ShareBytes(total, Warps());
-    CopyByThreads(copy, min(Warp() * share, total),
-                  min((Warp() + 1) * share, total));
+    const int64_t total = TotalBytes(launch.copies[i]);
+    const int64_t share = team.ShareBytes(total, 1);
+    CopyRange(launch.copies[i], min(team.warp * share, total),
+              min((team.warp + 1) * share, total));
   }
 }
 
-__global__ void __launch_bounds__(kThreadWarps* kLanes, kThreadBlocks)
-    CopyRowsByThreads(const __grid_constant__ Launch launch) {
-  CopySharesByThreads(launch);
-}
-
-// Tables that bulk copies cannot carry out come first: they are small, and a
-// warp that had to wait for its last tile would be late with them.
-__global__ void __launch_bounds__(kBulkWarps* kLanes, 1)
-    CopyRowsInBulk(const __grid_constant__ Launch launch) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  CopySharesByThreads(launch);
-  extern __shared__ Ring rings[];
-  BulkCopier copier(rings[threadIdx.x / kLanes]);
+
+// Of a launch, the others.
+__device__ void CopyInBulk(const Launch& launch, const Team& team, Ring& ring) {
+  BulkCopier copier(ring);
   for (int i = 0; i < launch.count; ++i) {
-    const RowCopyArguments& copy = launch.copies[i];
     if (!launch.InBulk(i)) continue;
-    const int64_t total = TotalBytes(copy);
-    const int64_t share = ShareBytes(total, Warps() * kRounds);
-    for (int64_t begin = Warp() * share; begin < total;
-         begin += Warps() * share) {
-      copier.Copy(copy, begin, min(begin + share, total));
+    const int64_t total = TotalBytes(launch.copies[i]);
+    const int64_t step = team.warp_count * kStepBytes;
+    const int64_t share =
+        team.ShareBytes(total, max((total + step - 1) / step, int64_t{1}));
+    for (int64_t begin = team.warp * share; begin < total;
+         begin += team.warp_count * share) {
+      copier.Copy(launch.copies[i], begin, min(begin + share, total));
     }
   }
   copier.Drain();
+}
+
+#endif
+
+__global__ void __launch_bounds__(kThreadWarps* kLanes, kThreadBlocks)
+    CopyRowsByThreads(const __grid_constant__ Launch launch) {
+  CopyByThreads(launch, Team(0, kThreadWarps));
+}
+
+__global__ void __launch_bounds__((kBulkWarps + kOtherWarps) * kLanes, 1)
+    CopyRowsInBulk(const __grid_constant__ Launch launch) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  extern __shared__ Ring rings[];
+  const int warp = threadIdx.x / kLanes;
+  if (warp < kBulkWarps) {
+    CopyInBulk(launch, Team(0, kBulkWarps), rings[warp]);
+  } else {
+    CopyByThreads(launch, Team(kBulkWarps, kOtherWarps));
+  }
 #endif
 }
 
@@ -285,7 +307,8 @@ cudaError_t LaunchCopyRows(const CopyRowsDevice& device,
     launch.bulk_copies |= device.bulk_copies && copies[i].alignment == 16;
   }
   if (launch.bulk_copies) {
-    CopyRowsInBulk<<<device.multiprocessor_count, kBulkWarps * kLanes,
+    CopyRowsInBulk<<<device.multiprocessor_count,
+                     (kBulkWarps + kOtherWarps) * kLanes,
                      kBulkWarps * sizeof(Ring), stream>>>(launch);
   } else {
     CopyRowsByThreads<<<device.multiprocessor_count * kThreadBlocks,

@@ -48,7 +48,7 @@ struct RowCopyArguments {
   int32_t alignment = 1;
 
   // The fill value over and over, phase 0 at the start of a row.
-  unsigned char fill[16] = {};
+  alignas(16) unsigned char fill[16] = {};
 };
 
 // What a launch needs to know of a device.

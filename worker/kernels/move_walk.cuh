@@ -41,8 +41,7 @@ class MoveWalk {
     contiguous_ = from_pitch_ == copy.row_bytes && to_pitch_ == copy.row_bytes;
     if (Done()) return;
     const int64_t row = begin / copy.row_bytes;
-    index_ = Find(row);
-    LoadWindow();
+    Find(row);
     EnterMove();
     row_ = row - first_row_;
     byte_ = begin - row * copy.row_bytes;
@@ -83,21 +82,28 @@ class MoveWalk {
   }
 
  private:
-  // The last move that begins at or before `row`: each step asks one move a
-  // lane, so that it costs three reads, one after another, to find one of
-  // 32,768.
-  __device__ int64_t Find(int64_t row) const {
-    const int lane = threadIdx.x % kLanes;
+  // Makes the last move that begins at or before `row` the current one. Each
+  // step asks one move a lane, so that one of 1,024 is found by reading twice,
+  // one read after the other, and one of the first 32 by reading once.
+  __device__ void Find(int64_t row) {
+    LoadWindow();
     int64_t low = 0, high = move_count_;  // It is in [low, high).
-    while (high - low > 1) {
+    while (high - low > kLanes) {
       const int64_t step = (high - low + kLanes - 1) / kLanes;
-      const int64_t mine = low + lane * step;
-      const bool before = mine < high && moves_[mine].first_row <= row;
-      const int last = 31 - __clz(__ballot_sync(kAllLanes, before));
-      low += last * step;
+      const int64_t mine = low + threadIdx.x % kLanes * step;
+      low += CountBefore(mine < high ? moves_[mine].first_row : row + 1, row) *
+             step;
       high = min(high, low + step);
     }
-    return low;
+    index_ = low;
+    if (low > 0) LoadWindow();
+    index_ += CountBefore(
+        low + threadIdx.x % kLanes < high ? window_.first_row : row + 1, row);
+  }
+
+  // How many lanes but the first begin at or before `row`; theirs ascend.
+  __device__ static int CountBefore(int64_t first_row, int64_t row) {
+    return __popc(__ballot_sync(kAllLanes, first_row <= row)) - 1;
   }
 
   // The next moves, one in each lane, and the one behind them.
