@@ -3,10 +3,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <unordered_set>
 
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "proto/status/error.h"
+#include "proto/status/status_macros.h"
+#include "proto/sync/mutex.h"
 
 namespace shardwright {
 namespace {
@@ -20,6 +23,18 @@ struct LastError {
 LastError& ThreadsLastError() {
   static thread_local LastError error;
   return error;
+}
+
+// Of all handles that can be asked about. Never destroyed: a program may end
+// while its threads run.
+struct LiveSet {
+  Mutex mutex;
+  std::unordered_set<const LiveHandle*> handles ABSL_GUARDED_BY(mutex);
+};
+
+LiveSet& LiveHandles() {
+  static LiveSet& live = *new LiveSet;
+  return live;
 }
 
 std::string DetailsText(const v1::ErrorDetail& detail) {
@@ -73,6 +88,27 @@ absl::Status CheckArray(absl::string_view name, const void* pointer,
   }
   if (count > 0) return CheckNotNull({{name, pointer}});
   return absl::OkStatus();
+}
+
+LiveHandle::LiveHandle() {
+  LiveSet& live = LiveHandles();
+  const MutexLock lock(live.mutex);
+  live.handles.insert(this);
+}
+
+LiveHandle::~LiveHandle() {
+  LiveSet& live = LiveHandles();
+  const MutexLock lock(live.mutex);
+  live.handles.erase(this);
+}
+
+absl::Status CheckLive(absl::string_view name, const LiveHandle* handle) {
+  RETURN_IF_ERROR(CheckNotNull({{name, handle}}));
+  LiveSet& live = LiveHandles();
+  const MutexLock lock(live.mutex);
+  if (live.handles.count(handle) > 0) return absl::OkStatus();
+  return Error(absl::StatusCode::kInvalidArgument, "FREED_HANDLE",
+               absl::StrCat(name, " is a handle that was destroyed"));
 }
 
 char* CopyText(const std::string& text) {

@@ -43,6 +43,20 @@ absl::Status CheckNotNull(std::initializer_list<Argument> arguments);
 absl::Status CheckArray(absl::string_view name, const void* pointer,
                         int64_t count, int64_t count_max);
 
+// What a handle points to, if it is asked whether it still lives: a base class.
+// A new one at the same address lives, so not every mistake is found.
+class LiveHandle {
+ public:
+  LiveHandle();
+  ~LiveHandle();
+  LiveHandle(const LiveHandle&) = delete;
+  LiveHandle& operator=(const LiveHandle&) = delete;
+};
+
+// Errors:
+//   INVALID_ARGUMENT NULL_ARGUMENT; FREED_HANDLE: its _destroy() was called.
+absl::Status CheckLive(absl::string_view name, const LiveHandle* handle);
+
 // For sw_free().
 char* CopyText(const std::string& text);
 

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "client/cc/coordinator_client.h"
+#include "client/native/call.h"
 #include "client/native/shardwright_plan.h"
 #include "proto/plan/layout.h"
 #include "proto/plan/shard_plan.h"
@@ -22,7 +23,7 @@ struct sw_job {
 };
 
 // Immutable, and never moved: the tables point into the plan.
-struct sw_plan {
+struct sw_plan : shardwright::LiveHandle {
   struct Table {
     const shardwright::CopyTable* copies = nullptr;  // Nothing: no such table.
     std::vector<sw_row_copy> entries;

@@ -60,6 +60,7 @@ def _cuda_configure_impl(ctx):
     else:
         print("CUDA not found (CUDA_HOME, /usr/local/cuda): building the host device only.")
     ctx.file("defs.bzl", """CUDA_HOME = %r
+HAS_CUDA = bool(CUDA_HOME)
 
 # For targets of the CUDA device: nothing is asked of a machine that has CUDA,
 # and `bazel build //...` passes over them on one that has not.

@@ -29,7 +29,10 @@ OWN_INCLUDES = {
     "coordinator/storage/": "coordinator/storage/ proto/status/",
     "worker/": "worker/ client/cc/ proto/ shardwright/v1/",
     "worker/exec/": "worker/exec/ worker/comm/ proto/plan/ proto/status/",
-    "worker/device/": "worker/device/ worker/exec/ proto/plan/ proto/status/",
+    "worker/device/":
+        "worker/device/ worker/exec/ worker/kernels/ proto/plan/ proto/status/ "
+        "proto/sync/",
+    "worker/kernels/": "worker/kernels/ worker/exec/ proto/plan/",
     "worker/comm/": "worker/comm/ proto/status/ proto/sync/",
     "worker/agent/":
         "worker/agent/ worker/comm/ client/cc/ proto/ shardwright/v1/",
@@ -40,7 +43,7 @@ OWN_INCLUDES = {
         "shardwright/v1/",
     "client/native/":
         "client/native/ client/cc/ client/json/ coordinator/planner/ "
-        "worker/exec/ proto/ shardwright/v1/",
+        "worker/device/ worker/exec/ proto/ shardwright/v1/",
 }
 
 # Libraries: the headers, and the files that may include them.
@@ -53,7 +56,9 @@ LIBRARY_INCLUDES = {
         r"|coordinator/(core|rpc)/|worker/(agent|rpc)/|.*main\.cc"),
     "spdlog": (r"spdlog/|fmt/",
                r"coordinator/(main|rpc/)|worker/(main|agent/|rpc/)"),
-    "CUDA": (r"cuda|cub/|nvtx3/", r"worker/(device/cuda_|kernels/.*\.cuh?$)"),
+    "CUDA": (r"cuda|cub/|nvtx3/",
+             r"worker/(device/(cuda_|table_memory)|kernels/|comm/nccl_)"
+             r"|tests/gpu/|.*_gpu_test\.cc"),
     "NCCL": (r"nccl", r"worker/comm/nccl_"),
     "Gloo": (r"gloo/", r"worker/comm/gloo_"),
     "SQLite": (r"sqlite3", r"coordinator/storage/(sqlite_|state_store_test)"),

@@ -411,7 +411,7 @@ TEST_F(CudaDeviceRefusalTest, NamesTheFieldAndTheValue) {
                 [](GpuCopy& copy) { copy.element_bytes = 32; });
   ExpectRefused("row_bytes is 0", [](GpuCopy& copy) { copy.row_bytes = 0; });
   ExpectRefused("the fill value has 3 bytes",
-                [](GpuCopy& copy) { copy.fill_value = "abc"; });
+                [](GpuCopy& copy) { copy.fill_value = {"abc", 3}; });
   std::string host(800, 'x');
   ExpectRefused("the destination is in host memory", [&](GpuCopy& copy) {
     copy.destination = absl::MakeSpan(host);

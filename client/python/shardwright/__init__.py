@@ -7,10 +7,13 @@
     labels = plan.shard_labels(labels)      # [B, S] -> [B, S / cp]
     gradient = plan.adjoint(local_gradient)
 
-Needs NumPy and libshardwright.so, and nothing else.
+Needs NumPy and libshardwright.so, and nothing else. GPU tensors go through
+`Gpu`, in the caller's CUDA stream.
 """
 
+from shardwright._library import EMBEDDINGS, LABELS
 from shardwright.errors import Code, ShardwrightError
+from shardwright.gpu import Gpu, Operation, Slot
 from shardwright.layout import Group, Job, Layout, Rank, connect
 from shardwright.member import Member
 from shardwright.packing import Packed, pad_documents
@@ -18,14 +21,18 @@ from shardwright.plan import Coordinates, Load, Plan, RowCopy, Run, Table
 from shardwright.worker import Gathered, Session, Worker, worker
 
 __all__ = [
+    "EMBEDDINGS",
+    "LABELS",
     "Code",
     "Coordinates",
     "Gathered",
+    "Gpu",
     "Group",
     "Job",
     "Layout",
     "Load",
     "Member",
+    "Operation",
     "Packed",
     "Plan",
     "Rank",
@@ -33,6 +40,7 @@ __all__ = [
     "Run",
     "Session",
     "ShardwrightError",
+    "Slot",
     "Table",
     "Worker",
     "connect",

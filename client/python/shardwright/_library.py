@@ -177,6 +177,30 @@ class Operation(Structure):
     ]
 
 
+class GpuOperation(Structure):
+    _fields_ = [
+        ("plan", c_void_p),
+        ("table", c_int32),
+        ("adjoint", c_int32),
+        ("slot", c_void_p),
+        ("dtype", c_char_p),
+        ("row_elements", c_int64),
+        ("sources", POINTER(Buffer)),
+        ("source_count", c_int64),
+        ("destination", Buffer),
+        ("fill", c_char_p),
+    ]
+
+
+class SlotBounds(Structure):
+    _fields_ = [
+        ("entry_count", c_int64),
+        ("source_rows", POINTER(c_int64)),
+        ("source_count", c_int64),
+        ("destination_rows", c_int64),
+    ]
+
+
 _HANDLE = c_void_p
 _OUT = POINTER(c_void_p)
 
@@ -226,6 +250,12 @@ _FALLIBLE = {
         POINTER(Operation),
         POINTER(c_int64),
     ],
+    "sw_gpu_open": [c_int32, _OUT],
+    "sw_gpu_describe": [_HANDLE, _OUT],
+    "sw_gpu_prepare": [_HANDLE, _HANDLE, c_int32, c_int32],
+    "sw_gpu_slot_create": [_HANDLE, POINTER(SlotBounds), c_int32, _OUT],
+    "sw_gpu_slot_write": [_HANDLE, _HANDLE, c_int32, c_void_p],
+    "sw_gpu_run": [_HANDLE, POINTER(GpuOperation), c_int64, c_void_p],
 }
 
 _DESTRUCTORS = (
@@ -234,6 +264,8 @@ _DESTRUCTORS = (
     "sw_member_destroy",
     "sw_worker_destroy",
     "sw_session_destroy",
+    "sw_gpu_destroy",
+    "sw_gpu_slot_destroy",
     "sw_free",
 )
 
