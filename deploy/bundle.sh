@@ -93,7 +93,7 @@ our_elves() {
 
 # Copies the shared libraries that ours need.
 install_libraries() {
-  local name arrow path
+  local name path
   our_elves | xargs -r ldd 2>/dev/null | grep '=>' | sort -u |
     while read -r name _ path _; do
       [[ $name =~ $NODE_LIBRARIES ]] && continue
