@@ -124,7 +124,7 @@ std::vector<BenchmarkCase> LabelCases() {
 
 ShardPlan PlanOf(const BenchmarkCase& test) {
   const Layout layout = LayoutOf(test);
-  const Rank rank = test.cp * test.tp;
+  const Rank rank = 1;  // Those of cp rank cp - 1 are one run.
   if (test.kind == BatchKind::kCompose) {
     return Must(PlanCompose(layout, rank, TokensOf(test)), "the plan");
   }

@@ -29,7 +29,7 @@ struct BenchmarkCase {
 std::vector<BenchmarkCase> ShareCases();
 std::vector<BenchmarkCase> LabelCases();
 
-// The plan of the last language rank. Ends the program on failure.
+// The plan of the first language rank. Ends the program on failure.
 ShardPlan PlanOf(const BenchmarkCase& test);
 
 // 100 rows in ten runs.
