@@ -42,14 +42,15 @@ class GrpcWorkerSession : public WorkerSession {
     MutexLock lock(mutex_);
     const bool answered = changed_.WaitFor(
         lock, timeout, [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-          return !id_.empty() || end_.has_value();
+          return !answer_.session_id().empty() || end_.has_value();
         });
     if (answered) return end_.value_or(absl::OkStatus());
     return channel_.ToStatus(
         grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED, ""));
   }
 
-  const std::string& id() const override { return id_; }
+  const std::string& id() const override { return answer_.session_id(); }
+  const v1::GpuSession& gpu() const override { return answer_.gpu(); }
 
   absl::Status status() const override {
     const MutexLock lock(mutex_);
@@ -60,7 +61,7 @@ class GrpcWorkerSession : public WorkerSession {
   void ReadToEnd() {
     for (v1::OpenSessionResponse response; reader_->Read(&response);) {
       const MutexLock lock(mutex_);
-      if (id_.empty()) id_ = response.session_id();
+      if (answer_.session_id().empty()) answer_ = response;
       changed_.NotifyAll();
     }
     absl::Status status = channel_.ToStatus(reader_->Finish());
@@ -79,7 +80,7 @@ class GrpcWorkerSession : public WorkerSession {
 
   mutable Mutex mutex_;
   CondVar changed_;
-  std::string id_;  // Guarded by mutex_ until it is set.
+  v1::OpenSessionResponse answer_;  // Guarded by mutex_ until it is there.
   std::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
 
   std::thread thread_;
@@ -113,6 +114,20 @@ absl::StatusOr<std::unique_ptr<WorkerSession>> WorkerClient::OpenSession(
       session->WaitUntilOpen(wire_->options.call_timeout);
   if (!status.ok()) return status;
   return session;
+}
+
+absl::StatusOr<v1::RegisterRegionResponse> WorkerClient::RegisterRegion(
+    const v1::RegisterRegionRequest& request) const {
+  return wire_->channel.Call(wire_->stub,
+                             &v1::WorkerService::Stub::RegisterRegion, request,
+                             wire_->options.call_timeout, absl::ZeroDuration());
+}
+
+absl::StatusOr<v1::UnregisterRegionResponse> WorkerClient::UnregisterRegion(
+    const v1::UnregisterRegionRequest& request) const {
+  return wire_->channel.Call(
+      wire_->stub, &v1::WorkerService::Stub::UnregisterRegion, request,
+      wire_->options.call_timeout, absl::ZeroDuration());
 }
 
 absl::StatusOr<v1::RunCopiesResponse> WorkerClient::RunCopies(

@@ -27,6 +27,9 @@ class WorkerSession {
 
   virtual const std::string& id() const = 0;
 
+  // How the worker's GPU is used; has no order if that was not asked for.
+  virtual const v1::GpuSession& gpu() const = 0;
+
   // OK while the worker holds the session; then why it ended.
   virtual absl::Status status() const = 0;
 };
@@ -49,6 +52,10 @@ class WorkerClient {
   absl::StatusOr<std::unique_ptr<WorkerSession>> OpenSession(
       const v1::OpenSessionRequest& request) const;
 
+  absl::StatusOr<v1::RegisterRegionResponse> RegisterRegion(
+      const v1::RegisterRegionRequest& request) const;
+  absl::StatusOr<v1::UnregisterRegionResponse> UnregisterRegion(
+      const v1::UnregisterRegionRequest& request) const;
   absl::StatusOr<v1::RunCopiesResponse> RunCopies(
       const v1::RunCopiesRequest& request) const;
   absl::StatusOr<v1::GatherShardsResponse> GatherShards(

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <utility>
@@ -33,8 +34,8 @@ constexpr int64_t kSegmentBytes = 1024;
 constexpr int64_t kRowsMax = 4096;  // Of tables that are checked row by row.
 
 // One session with one segment, for the life of the process.
-SessionMemory Memory() {
-  static const auto* const memory = new SessionMemory([] {
+std::shared_ptr<Session> TheSession() {
+  static const auto* const session = new std::shared_ptr<Session>([] {
     const std::string name = absl::StrCat("/shardwright-fuzz-", getpid());
     const int file = shm_open(name.c_str(), O_CREAT | O_EXCL | O_RDWR, 0600);
     Promise(file >= 0 && ftruncate(file, kSegmentBytes) == 0, "shared memory");
@@ -45,14 +46,14 @@ SessionMemory Memory() {
     request.mutable_segments(0)->set_size_bytes(kSegmentBytes);
     const absl::StatusOr<std::string> id = sessions->Open(request);
     Promise(id.status());
-    SessionMemory found = *sessions->Find(*id);
+    std::shared_ptr<Session> found = *sessions->Find(*id);
     sessions->Close(*id);  // Takes the name away; the memory stays.
     return found;
   }());
-  return *memory;
+  return *session;
 }
 
-Bytes Segment() { return (*Memory())[0].bytes(); }
+Bytes Segment() { return TheSession()->segments()[0].bytes(); }
 
 void CheckAccepted(const CopyOperation& operation) {
   const CopyTable& table = operation.table();
@@ -69,7 +70,7 @@ void RunCopies(Input& input) {
   std::vector<CopyOperation> operations;
   for (const v1::CopyOperation& message : request.operations()) {
     absl::StatusOr<CopyOperation> operation = CopyOperation::Create(
-        message, Memory(),
+        message, TheSession(),
         message.adjoint() ? CopyOutputs::kSources : CopyOutputs::kDestination);
     if (!operation.ok()) {
       PromiseOneError(operation.status());
@@ -104,7 +105,7 @@ void GatherShards(Input& input) {
   v1::GatherShardsRequest request;
   if (!input.Parse(request)) return;
   const absl::StatusOr<CopyOperation> operation = CopyOperation::Create(
-      request.operation(), Memory(), CopyOutputs::kSources);
+      request.operation(), TheSession(), CopyOutputs::kSources);
   if (!operation.ok()) return PromiseOneError(operation.status());
   LoopbackFactory factory;
   CliqueAttempt attempt;

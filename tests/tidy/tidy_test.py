@@ -62,7 +62,7 @@ CASES = {
         [({"coordinator/core/a.cc": '#include "grpcpp/server.h"\n'}, "gRPC"),
          ({"proto/plan/grid.h": '#include "shardwright/v1/plan.pb.h"\n'},
           "generated messages"),
-         ({"worker/kernels/copy.h": "#include <cuda_runtime.h>\n"}, "CUDA"),
+         ({"worker/exec/copy.h": "#include <cuda_runtime.h>\n"}, "CUDA"),
          ({"worker/exec/a.cc": '#include "nccl.h"\n'}, "NCCL"),
          ({"coordinator/planner/a.cc": '#include "spdlog/spdlog.h"\n'},
           "spdlog"),

@@ -6,12 +6,15 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "proto/plan/copy_table.h"
 #include "shardwright/v1/worker.pb.h"
+#include "worker/device/region_device.h"
 #include "worker/exec/executor.h"
 #include "worker/rpc/session_table.h"
 
@@ -20,23 +23,30 @@ namespace shardwright {
 // Most bytes of a tensor that travels inside a message.
 inline constexpr int64_t kInlineBytesMax = 1 << 20;
 
+inline constexpr int64_t kElementBytesMax = 16;
+
 // Which tensors are written; the others are only read.
 enum class CopyOutputs { kDestination, kSources };
 
+// Whether a tensor of the operation is in a region.
+bool UsesRegions(const v1::CopyOperation& message);
+
 // Refers to the message that it was made from, which must outlive it, and holds
-// the session's memory. Thread-compatible.
+// the session. Thread-compatible.
 class CopyOperation {
  public:
-  // `memory` may be null if all tensors are inline.
+  // `session` may be null if all tensors are inline.
+  //
+  // REQUIRES: if UsesRegions(message), inside of RegionTable::Run().
   //
   // Errors:
-  //   INVALID_ARGUMENT INVALID_TABLE:  `message.table` is not a copy table.
-  //   INVALID_ARGUMENT INVALID_TENSOR: a tensor is missing, outside its
-  //   segment,
-  //                    inline above kInlineBytesMax, or not of the table's
-  //                    size; the message names which.
+  //   INVALID_ARGUMENT INVALID_TABLE: `message.table` is not a copy table.
+  //   INVALID_ARGUMENT INVALID_TENSOR: a tensor is missing, outside its segment
+  //       or region, inline above kInlineBytesMax, not aligned, not where the
+  //       others are, or not of the table's size; the message names which.
+  //   NOT_FOUND PLAN_UNKNOWN, INVALID_ARGUMENT PLAN_DIFFERS: of PlanTables.
   static absl::StatusOr<CopyOperation> Create(const v1::CopyOperation& message,
-                                              SessionMemory memory,
+                                              std::shared_ptr<Session> session,
                                               CopyOutputs outputs);
 
   CopyOperation(CopyOperation&&) = default;
@@ -50,6 +60,10 @@ class CopyOperation {
   const std::vector<Bytes>& sources() const { return sources_; }
   Bytes destination() const { return destination_; }
 
+  // Whether the tensors are in regions: then they are not for the host to read.
+  bool in_regions() const { return in_regions_; }
+  RegionCopy AsRegionCopy() const;
+
   // Bytes of the rows that entries bring from sources: what the table moves.
   int64_t copied_bytes() const;
 
@@ -58,14 +72,25 @@ class CopyOperation {
   std::vector<std::string> TakeInlineOutputs();
 
  private:
-  CopyOperation(const v1::CopyOperation& message, SessionMemory memory)
-      : message_(&message), memory_(std::move(memory)) {}
+  CopyOperation(const v1::CopyOperation& message,
+                std::shared_ptr<Session> session, CopyOutputs outputs)
+      : message_(&message),
+        session_(std::move(session)),
+        direction_(outputs == CopyOutputs::kSources ? Direction::kAdjoint
+                                                    : Direction::kForward) {}
 
+  absl::Status FindTable();
+  absl::Status FindTensors();
   absl::StatusOr<Bytes> Find(const std::string& name, const v1::Tensor& tensor,
                              bool is_output);
+  absl::StatusOr<Bytes> FindInline(const std::string& name,
+                                   const std::string& bytes, bool is_output);
+  absl::Status CheckElements() const;
 
   const v1::CopyOperation* message_;
-  SessionMemory memory_;
+  std::shared_ptr<Session> session_;
+  Direction direction_;
+  bool in_regions_ = false;
   CopyTable table_;
   std::vector<Bytes> sources_;
   Bytes destination_;

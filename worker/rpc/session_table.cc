@@ -22,9 +22,17 @@ std::string RandomId() {
 
 }  // namespace
 
+v1::SessionDescription Session::Describe() const {
+  v1::SessionDescription description;
+  description.set_segment_count(static_cast<int>(segments_.size()));
+  description.set_table_count(static_cast<int>(tables_.count()));
+  if (regions_ != nullptr) regions_->Describe(description);
+  return description;
+}
+
 SessionTable::~SessionTable() {
-  for (const auto& [id, memory] : sessions_) {
-    for (const SharedMemory& segment : *memory) segment.Unlink();
+  for (const auto& [id, session] : sessions_) {
+    for (const SharedMemory& segment : session->segments()) segment.Unlink();
   }
 }
 
@@ -43,6 +51,10 @@ absl::StatusOr<std::string> SessionTable::Open(
                      SharedMemory::Map(segment.name(), segment.size_bytes()));
     segments.push_back(std::move(mapped));
   }
+  std::unique_ptr<RegionTable> regions;
+  if (request.has_gpu()) {
+    ASSIGN_OR_RETURN(regions, RegionTable::Create(device_, request.gpu()));
+  }
   const MutexLock lock(mutex_);
   if (sessions_.size() >= kSessionsMax) {
     return Error(absl::StatusCode::kResourceExhausted, "TOO_MANY_SESSIONS",
@@ -51,23 +63,24 @@ absl::StatusOr<std::string> SessionTable::Open(
   }
   const std::string id = RandomId();
   sessions_[id] =
-      std::make_shared<const std::vector<SharedMemory>>(std::move(segments));
+      std::make_shared<Session>(std::move(segments), std::move(regions));
   return id;
 }
 
 void SessionTable::Close(const std::string& id) {
-  SessionMemory memory;
+  std::shared_ptr<Session> session;
   {
     const MutexLock lock(mutex_);
     const auto found = sessions_.find(id);
     if (found == sessions_.end()) return;
-    memory = std::move(found->second);
+    session = std::move(found->second);
     sessions_.erase(found);
   }
-  for (const SharedMemory& segment : *memory) segment.Unlink();
+  for (const SharedMemory& segment : session->segments()) segment.Unlink();
 }
 
-absl::StatusOr<SessionMemory> SessionTable::Find(const std::string& id) const {
+absl::StatusOr<std::shared_ptr<Session>> SessionTable::Find(
+    const std::string& id) const {
   const MutexLock lock(mutex_);
   const auto found = sessions_.find(id);
   if (found != sessions_.end()) return found->second;
@@ -76,9 +89,11 @@ absl::StatusOr<SessionMemory> SessionTable::Find(const std::string& id) const {
                             "\" has ended or never was"));
 }
 
-int SessionTable::count() const {
+std::vector<std::shared_ptr<Session>> SessionTable::all() const {
   const MutexLock lock(mutex_);
-  return static_cast<int>(sessions_.size());
+  std::vector<std::shared_ptr<Session>> all;
+  for (const auto& [id, session] : sessions_) all.push_back(session);
+  return all;
 }
 
 }  // namespace shardwright

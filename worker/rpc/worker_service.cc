@@ -36,16 +36,15 @@ grpc::ServerUnaryReactor* AnswerFrom(WorkQueue& queue,
 class SessionReactor
     : public grpc::ServerWriteReactor<v1::OpenSessionResponse> {
  public:
-  SessionReactor(SessionTable& sessions, const v1::OpenSessionRequest& request)
-      : sessions_(sessions) {
-    absl::StatusOr<std::string> id = sessions_.Open(request);
-    if (!id.ok()) {
-      Finish(ToGrpcStatus(id.status()));
-      return;
+  SessionReactor(SessionTable& sessions, WorkQueue& endings,
+                 const v1::OpenSessionRequest& request)
+      : sessions_(sessions), endings_(endings) {
+    const absl::Status status = Open(request);
+    if (status.ok()) {
+      StartWrite(&response_);
+    } else {
+      Finish(ToGrpcStatus(status));
     }
-    response_.set_session_id(*std::move(id));
-    spdlog::info("event=session_opened segments={}", request.segments_size());
-    StartWrite(&response_);
   }
 
   void OnWriteDone(bool ok) override {
@@ -54,20 +53,41 @@ class SessionReactor
   void OnCancel() override { FinishOnce(); }
 
   void OnDone() override {
-    if (!response_.session_id().empty()) {
-      sessions_.Close(response_.session_id());
-      spdlog::info("event=session_closed");
-    }
+    if (!response_.session_id().empty()) End();
     delete this;
   }
 
  private:
+  absl::Status Open(const v1::OpenSessionRequest& request) {
+    ASSIGN_OR_RETURN(std::string id, sessions_.Open(request));
+    ASSIGN_OR_RETURN(const std::shared_ptr<Session> session,
+                     sessions_.Find(id));
+    response_.set_session_id(std::move(id));
+    if (session->regions() != nullptr) {
+      *response_.mutable_gpu() = session->regions()->agreement();
+    }
+    const v1::SessionDescription description = session->Describe();
+    spdlog::info("event=session_opened segments={} order={} reason=\"{}\"",
+                 description.segment_count(), description.order(),
+                 description.order_reason());
+    return absl::OkStatus();
+  }
+
+  void End() {
+    const auto close = [&sessions = sessions_, id = response_.session_id()] {
+      sessions.Close(id);
+      spdlog::info("event=session_closed");
+    };
+    if (!endings_.Add(close)) close();
+  }
+
   void FinishOnce() {
     if (finished_.exchange(true) || response_.session_id().empty()) return;
     Finish(grpc::Status::CANCELLED);
   }
 
   SessionTable& sessions_;
+  WorkQueue& endings_;
   v1::OpenSessionResponse response_;
   std::atomic<bool> finished_{false};
 };
@@ -87,18 +107,28 @@ absl::Status RunOne(Device& device, const CopyOperation& operation,
 }  // namespace
 
 WorkerService::WorkerService(Device& device, const CliqueTable& cliques,
-                             std::function<v1::WorkerDescription()> describe)
+                             std::function<v1::WorkerDescription()> describe,
+                             RegionDevice* gpu)
     : device_(device),
+      gpu_(gpu),
       cliques_(cliques),
       describe_(std::move(describe)),
+      sessions_(gpu),
       copies_(kCopyThreads),
-      gathers_(kGatherThreads) {}
+      gathers_(kGatherThreads),
+      endings_(kEndingThreads) {}
 
 grpc::ServerUnaryReactor* WorkerService::DescribeWorker(
     grpc::CallbackServerContext* context, const v1::DescribeWorkerRequest*,
     v1::WorkerDescription* response) {
   *response = describe_();
-  response->set_session_count(sessions_.count());
+  for (const std::shared_ptr<Session>& session : sessions_.all()) {
+    *response->add_sessions() = session->Describe();
+  }
+  response->set_session_count(response->sessions_size());
+  if (gpu_ != nullptr) {
+    response->set_context_memory_bytes(gpu_->context_memory_bytes());
+  }
   response->set_copied_bytes(copied_bytes_);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
@@ -107,7 +137,32 @@ grpc::ServerUnaryReactor* WorkerService::DescribeWorker(
 
 grpc::ServerWriteReactor<v1::OpenSessionResponse>* WorkerService::OpenSession(
     grpc::CallbackServerContext*, const v1::OpenSessionRequest* request) {
-  return new SessionReactor(sessions_, *request);
+  return new SessionReactor(sessions_, endings_, *request);
+}
+
+grpc::ServerUnaryReactor* WorkerService::RegisterRegion(
+    grpc::CallbackServerContext* context,
+    const v1::RegisterRegionRequest* request,
+    v1::RegisterRegionResponse* response) {
+  return AnswerFrom(copies_, context,
+                    [this, request, response]() -> absl::Status {
+                      ASSIGN_OR_RETURN(const std::shared_ptr<Session> session,
+                                       GpuSessionOf(request->session_id()));
+                      ASSIGN_OR_RETURN(const int64_t id,
+                                       session->regions()->Register(*request));
+                      response->set_region_id(id);
+                      return absl::OkStatus();
+                    });
+}
+
+grpc::ServerUnaryReactor* WorkerService::UnregisterRegion(
+    grpc::CallbackServerContext* context,
+    const v1::UnregisterRegionRequest* request, v1::UnregisterRegionResponse*) {
+  return AnswerFrom(endings_, context, [this, request]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::shared_ptr<Session> session,
+                     GpuSessionOf(request->session_id()));
+    return session->regions()->Unregister(request->region_id());
+  });
 }
 
 grpc::ServerUnaryReactor* WorkerService::RunCopies(
@@ -128,27 +183,58 @@ grpc::ServerUnaryReactor* WorkerService::GatherShards(
   });
 }
 
-absl::StatusOr<SessionMemory> WorkerService::MemoryOf(
+absl::StatusOr<std::shared_ptr<Session>> WorkerService::SessionOf(
     const std::string& session_id) const {
-  if (session_id.empty()) return SessionMemory();
+  if (session_id.empty()) return std::shared_ptr<Session>();
   return sessions_.Find(session_id);
+}
+
+absl::StatusOr<std::shared_ptr<Session>> WorkerService::GpuSessionOf(
+    const std::string& session_id) const {
+  ASSIGN_OR_RETURN(std::shared_ptr<Session> session,
+                   sessions_.Find(session_id));
+  if (session->regions() != nullptr) return session;
+  return Error(absl::StatusCode::kInvalidArgument, "INVALID_REGION",
+               "session_id is of a session that was opened without `gpu`: it "
+               "has no regions");
 }
 
 absl::StatusOr<CopyOperation> WorkerService::OperationOf(
     const v1::GatherShardsRequest& request) const {
-  ASSIGN_OR_RETURN(SessionMemory memory, MemoryOf(request.session_id()));
-  return CopyOperation::Create(request.operation(), std::move(memory),
+  if (UsesRegions(request.operation())) {
+    return Error(absl::StatusCode::kInvalidArgument, "INVALID_TENSOR",
+                 "a tensor is in a region, but shards are gathered from host "
+                 "memory");
+  }
+  ASSIGN_OR_RETURN(std::shared_ptr<Session> session,
+                   SessionOf(request.session_id()));
+  return CopyOperation::Create(request.operation(), std::move(session),
                                CopyOutputs::kSources);
 }
 
 absl::Status WorkerService::Run(const v1::RunCopiesRequest& request,
                                 v1::RunCopiesResponse& response) {
-  ASSIGN_OR_RETURN(const SessionMemory memory, MemoryOf(request.session_id()));
+  ASSIGN_OR_RETURN(const std::shared_ptr<Session> session,
+                   SessionOf(request.session_id()));
+  const bool uses_regions = std::any_of(
+      request.operations().begin(), request.operations().end(), UsesRegions);
+  const auto run = [&] { return RunOperations(request, session, response); };
+  if (uses_regions && session != nullptr && session->regions() != nullptr) {
+    return session->regions()->Run(run);
+  }
+  return run();
+}
+
+absl::Status WorkerService::RunOperations(
+    const v1::RunCopiesRequest& request,
+    const std::shared_ptr<Session>& session, v1::RunCopiesResponse& response) {
   std::vector<CopyOperation> operations;
+  operations.reserve(request.operations_size());
+  std::vector<RegionCopy> region_copies;
   for (int i = 0; i < request.operations_size(); ++i) {
     const v1::CopyOperation& message = request.operations(i);
     absl::StatusOr<CopyOperation> operation = CopyOperation::Create(
-        message, memory,
+        message, session,
         message.adjoint() ? CopyOutputs::kSources : CopyOutputs::kDestination);
     if (!operation.ok()) {
       return Error(
@@ -157,8 +243,16 @@ absl::Status WorkerService::Run(const v1::RunCopiesRequest& request,
           DetailOf(operation.status()));
     }
     operations.push_back(*std::move(operation));
+    if (operations.back().in_regions()) {
+      region_copies.push_back(operations.back().AsRegionCopy());
+    }
+  }
+  // The GPU works while the host does its part: they have no tensor in common.
+  if (!region_copies.empty()) {
+    RETURN_IF_ERROR(session->regions()->Start(region_copies));
   }
   for (int i = 0; i < request.operations_size(); ++i) {
+    if (operations[i].in_regions()) continue;
     RETURN_IF_ERROR(
         RunOne(device_, operations[i], request.operations(i).adjoint()));
   }

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -15,6 +16,7 @@
 #include "shardwright/v1/worker.grpc.pb.h"
 #include "worker/agent/clique_table.h"
 #include "worker/device/device.h"
+#include "worker/device/region_device.h"
 #include "worker/rpc/copy_operation.h"
 #include "worker/rpc/session_table.h"
 #include "worker/rpc/work_queue.h"
@@ -27,14 +29,17 @@ class WorkerService final : public v1::WorkerService::CallbackService {
   // other workers, have their own.
   static constexpr int kCopyThreads = 2;
   static constexpr int kGatherThreads = 8;
+  static constexpr int kEndingThreads = 2;
 
   // How long a gathering waits for its clique to be formed.
   static constexpr absl::Duration kCliqueWait = absl::Seconds(10);
 
-  // Both must outlive the service. `describe` gives all of a description but
-  // what the service adds: sessions and bytes.
+  // All must outlive the service. `describe` gives all of a description but
+  // what the service adds: sessions and bytes. `device` copies host memory;
+  // `gpu`, which may be null, regions.
   WorkerService(Device& device, const CliqueTable& cliques,
-                std::function<v1::WorkerDescription()> describe);
+                std::function<v1::WorkerDescription()> describe,
+                RegionDevice* gpu = nullptr);
 
   grpc::ServerUnaryReactor* DescribeWorker(
       grpc::CallbackServerContext* context,
@@ -43,6 +48,14 @@ class WorkerService final : public v1::WorkerService::CallbackService {
   grpc::ServerWriteReactor<v1::OpenSessionResponse>* OpenSession(
       grpc::CallbackServerContext* context,
       const v1::OpenSessionRequest* request) override;
+  grpc::ServerUnaryReactor* RegisterRegion(
+      grpc::CallbackServerContext* context,
+      const v1::RegisterRegionRequest* request,
+      v1::RegisterRegionResponse* response) override;
+  grpc::ServerUnaryReactor* UnregisterRegion(
+      grpc::CallbackServerContext* context,
+      const v1::UnregisterRegionRequest* request,
+      v1::UnregisterRegionResponse* response) override;
   grpc::ServerUnaryReactor* RunCopies(grpc::CallbackServerContext* context,
                                       const v1::RunCopiesRequest* request,
                                       v1::RunCopiesResponse* response) override;
@@ -56,17 +69,26 @@ class WorkerService final : public v1::WorkerService::CallbackService {
                    v1::RunCopiesResponse& response);
   absl::Status Gather(const v1::GatherShardsRequest& request,
                       absl::Time deadline, v1::GatherShardsResponse& response);
-  absl::StatusOr<SessionMemory> MemoryOf(const std::string& session_id) const;
+  absl::Status RunOperations(const v1::RunCopiesRequest& request,
+                             const std::shared_ptr<Session>& session,
+                             v1::RunCopiesResponse& response);
+  absl::StatusOr<std::shared_ptr<Session>> SessionOf(
+      const std::string& session_id) const;
+  // For what needs a GPU.
+  absl::StatusOr<std::shared_ptr<Session>> GpuSessionOf(
+      const std::string& session_id) const;
   absl::StatusOr<CopyOperation> OperationOf(
       const v1::GatherShardsRequest& request) const;
 
   Device& device_;
+  RegionDevice* const gpu_;
   const CliqueTable& cliques_;
   const std::function<v1::WorkerDescription()> describe_;
   SessionTable sessions_;
   std::atomic<int64_t> copied_bytes_{0};
   WorkQueue copies_;
   WorkQueue gathers_;
+  WorkQueue endings_;  // Of sessions and regions: these wait for a GPU.
 };
 
 }  // namespace shardwright

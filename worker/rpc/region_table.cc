@@ -1,0 +1,264 @@
+#include "worker/rpc/region_table.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/status/error.h"
+#include "proto/status/status_macros.h"
+#include "worker/device/process_identity.h"
+
+namespace shardwright {
+namespace {
+
+constexpr size_t kHandleBytes = 64;
+
+// A launch takes no more, and finding out what depends on what stays cheap.
+constexpr size_t kTogetherMax = 8;
+
+// With order by the host, only the worker's own copies are waited for.
+constexpr absl::Duration kCopyWait = absl::Minutes(1);
+
+absl::Status InvalidRegion(const std::string& message) {
+  return Error(absl::StatusCode::kInvalidArgument, "INVALID_REGION", message);
+}
+
+absl::Status InvalidTensor(const std::string& message) {
+  return Error(absl::StatusCode::kInvalidArgument, "INVALID_TENSOR", message);
+}
+
+ProcessIdentity IdentityFrom(const v1::ProcessIdentity& message) {
+  return {message.pid(), message.pid_namespace(), message.boot_id(),
+          message.shm_device()};
+}
+
+absl::Status CheckGpu(const RegionDevice* device,
+                      const v1::TrainerGpu& trainer) {
+  if (device == nullptr) {
+    return Error(absl::StatusCode::kFailedPrecondition, "GPU_NOT_SERVED",
+                 "this worker copies host memory only: start it with --device "
+                 "cuda");
+  }
+  if (trainer.gpu_uuid() != device->uuid()) {
+    return Error(
+        absl::StatusCode::kFailedPrecondition, "GPU_NOT_SERVED",
+        absl::StrCat("gpu.gpu_uuid is \"", trainer.gpu_uuid().substr(0, 64),
+                     "\", but this worker serves ", device->uuid()));
+  }
+  return CheckSharesMemory(OwnProcessIdentity(),
+                           IdentityFrom(trainer.process()));
+}
+
+v1::GpuSession Agree(const v1::TrainerGpu& trainer, RegionStream& stream) {
+  v1::GpuSession agreement;
+  agreement.set_order(v1::GpuSession::HOST);
+  if (trainer.ready_event().empty()) {
+    agreement.set_order_reason("the trainer gave no event");
+    return agreement;
+  }
+  const std::string reason =
+      WhyNoSharedEvents(OwnProcessIdentity(), IdentityFrom(trainer.process()));
+  if (!reason.empty()) {
+    agreement.set_order_reason(reason);
+    return agreement;
+  }
+  if (trainer.ready_event().size() != kHandleBytes) {
+    agreement.set_order_reason(
+        absl::StrCat("gpu.ready_event has ", trainer.ready_event().size(),
+                     " bytes, but a handle has ", kHandleBytes));
+    return agreement;
+  }
+  absl::StatusOr<std::string> done =
+      stream.OrderByEvents(trainer.ready_event());
+  if (!done.ok()) {
+    agreement.set_order_reason(CutText(done.status().message(), 256));
+    return agreement;
+  }
+  agreement.set_order(v1::GpuSession::EVENTS);
+  agreement.set_order_reason("both processes share CUDA events");
+  agreement.set_done_event(*std::move(done));
+  return agreement;
+}
+
+bool Overlap(ConstBytes a, ConstBytes b) {
+  return !a.empty() && !b.empty() && a.data() < b.data() + b.size() &&
+         b.data() < a.data() + a.size();
+}
+
+// Whether what one writes, the other reads or writes.
+bool Writes(const RegionCopy& writer, const RegionCopy& other) {
+  const auto touches = [&other](Bytes written) {
+    return Overlap(written, other.destination) ||
+           std::any_of(other.sources.begin(), other.sources.end(),
+                       [&](Bytes bytes) { return Overlap(written, bytes); });
+  };
+  if (writer.direction == Direction::kForward) {
+    return touches(writer.destination);
+  }
+  return std::any_of(writer.sources.begin(), writer.sources.end(), touches);
+}
+
+// How many copies of the front do not depend on one another.
+size_t CountIndependent(absl::Span<const RegionCopy> copies) {
+  const size_t count_max = std::min(copies.size(), kTogetherMax);
+  for (size_t i = 1; i < count_max; ++i) {
+    for (size_t k = 0; k < i; ++k) {
+      if (Writes(copies[i], copies[k]) || Writes(copies[k], copies[i])) {
+        return i;
+      }
+    }
+  }
+  return count_max;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RegionTable>> RegionTable::Create(
+    RegionDevice* device, const v1::TrainerGpu& trainer) {
+  RETURN_IF_ERROR(CheckGpu(device, trainer));
+  ASSIGN_OR_RETURN(std::unique_ptr<RegionStream> stream, device->NewStream());
+  v1::GpuSession agreement = Agree(trainer, *stream);
+  auto table = std::unique_ptr<RegionTable>(
+      new RegionTable(device->uuid(), std::move(stream)));
+  table->agreement_ = std::move(agreement);
+  return table;
+}
+
+absl::StatusOr<RegionTable::Region> RegionTable::Map(
+    const v1::RegisterRegionRequest& request) {
+  const int64_t allocation = request.allocation_bytes();
+  const int64_t offset = request.offset_bytes();
+  const int64_t size = request.size_bytes();
+  if (request.gpu_uuid() != gpu_uuid_) {
+    return InvalidRegion(
+        absl::StrCat("gpu_uuid is \"", request.gpu_uuid().substr(0, 64),
+                     "\", but this worker serves ", gpu_uuid_));
+  }
+  if (request.memory_handle().size() != kHandleBytes) {
+    return InvalidRegion(absl::StrCat("memory_handle has ",
+                                      request.memory_handle().size(),
+                                      " bytes, but must have ", kHandleBytes));
+  }
+  if (size < 1) {
+    return InvalidRegion(
+        absl::StrCat("size_bytes is ", size, ", but must be at least 1"));
+  }
+  if (offset < 0 || offset > allocation || size > allocation - offset) {
+    return InvalidRegion(
+        absl::StrCat("offset_bytes is ", offset, " and size_bytes ", size,
+                     ", but allocation_bytes is ", allocation));
+  }
+  ASSIGN_OR_RETURN(const Bytes mapping, stream_->Map(request.memory_handle()));
+  if (static_cast<int64_t>(mapping.size()) < allocation) {
+    (void)stream_->Unmap(mapping);
+    return InvalidRegion(absl::StrCat("allocation_bytes is ", allocation,
+                                      ", but the handle's allocation has ",
+                                      mapping.size(), " bytes"));
+  }
+  return Region{mapping, mapping.subspan(offset, size)};
+}
+
+absl::StatusOr<int64_t> RegionTable::Register(
+    const v1::RegisterRegionRequest& request) {
+  const MutexLock starting(starting_);
+  {
+    const MutexLock lock(mutex_);
+    if (regions_.size() >= kRegionsMax) {
+      return Error(absl::StatusCode::kResourceExhausted, "TOO_MANY_REGIONS",
+                   absl::StrCat("the session has ", kRegionsMax,
+                                " regions; unregister one, or register a "
+                                "larger allocation as one"));
+    }
+  }
+  ASSIGN_OR_RETURN(const Region region, Map(request));
+  const MutexLock lock(mutex_);
+  const int64_t id = next_id_++;
+  regions_.emplace(id, region);
+  return id;
+}
+
+absl::Status RegionTable::Unregister(int64_t id) {
+  Region region;
+  {
+    // What has found the region has been started by then.
+    const MutexLock starting(starting_);
+    const MutexLock lock(mutex_);
+    const auto found = regions_.find(id);
+    if (found == regions_.end()) {
+      return Error(absl::StatusCode::kNotFound, "REGION_NOT_FOUND",
+                   absl::StrCat("region_id is ", id,
+                                ", but the session has no such region"));
+    }
+    region = found->second;
+    regions_.erase(found);
+  }
+  ASSIGN_OR_RETURN(const bool idle, stream_->WaitUntilIdle(kIdleWait));
+  if (!idle) {
+    return Error(absl::StatusCode::kDeadlineExceeded, "REGION_BUSY",
+                 absl::StrCat("region ", id, " is still in use after ",
+                              absl::FormatDuration(kIdleWait),
+                              "; it is unmapped when the session ends"));
+  }
+  const MutexLock starting(starting_);
+  return stream_->Unmap(region.mapping);
+}
+
+absl::Status RegionTable::Run(const std::function<absl::Status()>& body) {
+  {
+    const MutexLock starting(starting_);
+    RETURN_IF_ERROR(body());
+  }
+  if (agreement_.order() == v1::GpuSession::EVENTS) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const bool idle, stream_->WaitUntilIdle(kCopyWait));
+  if (idle) return absl::OkStatus();
+  return Error(absl::StatusCode::kDataLoss, "DEVICE_FAILED",
+               absl::StrCat("the copies still run after ",
+                            absl::FormatDuration(kCopyWait)));
+}
+
+absl::StatusOr<Bytes> RegionTable::Find(const std::string& name,
+                                        const v1::RegionRange& range) const {
+  const MutexLock lock(mutex_);
+  const auto found = regions_.find(range.id());
+  if (found == regions_.end()) {
+    return InvalidTensor(absl::StrCat(name, " is in region ", range.id(),
+                                      ", but the session has no such region"));
+  }
+  const Bytes region = found->second.bytes;
+  const int64_t region_bytes = static_cast<int64_t>(region.size());
+  if (range.offset_bytes() < 0 || range.size_bytes() < 0 ||
+      range.offset_bytes() > region_bytes ||
+      range.size_bytes() > region_bytes - range.offset_bytes()) {
+    return InvalidTensor(absl::StrCat(name, " has ", range.size_bytes(),
+                                      " bytes at offset ", range.offset_bytes(),
+                                      ", but region ", range.id(), " has ",
+                                      region_bytes, " bytes"));
+  }
+  return region.subspan(range.offset_bytes(), range.size_bytes());
+}
+
+absl::Status RegionTable::Start(absl::Span<const RegionCopy> copies) {
+  RETURN_IF_ERROR(stream_->Begin());
+  absl::Status status;
+  while (!copies.empty() && status.ok()) {
+    const size_t count = CountIndependent(copies);
+    status = stream_->Start(copies.subspan(0, count));
+    copies.remove_prefix(count);
+  }
+  // Also after a failure: what was started before it still runs.
+  status.Update(stream_->End());
+  return status;
+}
+
+void RegionTable::Describe(v1::SessionDescription& description) const {
+  const MutexLock lock(mutex_);
+  int64_t bytes = 0;
+  for (const auto& [id, region] : regions_) bytes += region.bytes.size();
+  description.set_region_count(static_cast<int>(regions_.size()));
+  description.set_region_bytes(bytes);
+  description.set_order(agreement_.order() == v1::GpuSession::EVENTS ? "events"
+                                                                     : "host");
+  description.set_order_reason(agreement_.order_reason());
+}
+
+}  // namespace shardwright

@@ -1,0 +1,251 @@
+// Regions of device memory and tables by plan digest, as trainers see them:
+// through the client, over real gRPC. The device is host memory that behaves as
+// a GPU's; the kernels are tested elsewhere.
+
+#include <string>
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "proto/status/status_matchers.h"
+#include "worker/device/process_identity.h"
+#include "worker/rpc/region_table.h"
+#include "worker/rpc/regions_fixture.h"
+
+namespace shardwright {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+TEST_F(RegionsTest, CopiesBetweenRegionsAndBack) {
+  const auto response = Run({Operation()});
+  ASSERT_THAT(response, IsOk());
+  EXPECT_EQ(shard_, "..bb--aa");
+  EXPECT_EQ(response->copied_bytes(), 4);
+  EXPECT_THAT(response->outputs(0).tensors(), ElementsAre(""));
+  v1::CopyOperation adjoint = Operation();
+  adjoint.set_adjoint(true);
+  ASSERT_THAT(Run({adjoint}), IsOk());
+  EXPECT_EQ(source_, std::string(".aabb\0\0.", 8));
+}
+
+TEST_F(RegionsTest, OperationsOfOneCallKeepTheirOrder) {
+  const std::string& bytes = gpu_.Allocate("third", "????????");
+  const auto third = client_.RegisterRegion(Registration("third", 0));
+  ASSERT_THAT(third, IsOk());
+  v1::CopyOperation next = Operation();
+  next.mutable_sources(0)->mutable_region()->set_id(shard_id_);
+  SetRange(next.mutable_destination(), third->region_id(), 0, 6);
+  ASSERT_THAT(Run({Operation(), next}), IsOk());
+  EXPECT_EQ(bytes, "----bb??");
+  EXPECT_THAT(gpu_.starts(), ElementsAre(1, 1));
+}
+
+TEST_F(RegionsTest, OperationsThatAreIndependentStartTogether) {
+  gpu_.Allocate("third", "????????");
+  const auto third = client_.RegisterRegion(Registration("third", 0));
+  ASSERT_THAT(third, IsOk());
+  v1::CopyOperation other = Operation();
+  SetRange(other.mutable_destination(), third->region_id(), 0, 6);
+  ASSERT_THAT(Run({Operation(), other}), IsOk());
+  EXPECT_THAT(gpu_.starts(), ElementsAre(2));
+}
+
+TEST_F(RegionsTest, HostAndDeviceOperationsMayShareACall) {
+  v1::CopyOperation inlined = Operation();
+  inlined.mutable_sources(0)->set_inline_data("xxyyzz");
+  inlined.mutable_destination()->set_inline_data("??????");
+  const auto response = Run({Operation(), inlined});
+  ASSERT_THAT(response, IsOk());
+  EXPECT_EQ(shard_, "..bb--aa");
+  EXPECT_THAT(response->outputs(1).tensors(), ElementsAre("yy--xx"));
+}
+
+TEST_F(RegionsTest, WithEventsTheAnswerComesBeforeTheBytes) {
+  EXPECT_EQ(session_->gpu().order(), v1::GpuSession::EVENTS);
+  EXPECT_EQ(session_->gpu().done_event(), FakeRegionDevice::Handle("done"));
+  gpu_.Hold();
+  ASSERT_THAT(Run({Operation()}), IsOk());
+  EXPECT_EQ(shard_, "..??????");
+  gpu_.Release();
+  EXPECT_EQ(shard_, "..bb--aa");
+}
+
+TEST_F(RegionsTest, WithoutEventsTheBytesComeBeforeTheAnswer) {
+  v1::TrainerGpu trainer = Trainer();
+  trainer.clear_ready_event();
+  Open(trainer);
+  EXPECT_EQ(session_->gpu().order(), v1::GpuSession::HOST);
+  EXPECT_THAT(session_->gpu().order_reason(), HasSubstr("gave no event"));
+  gpu_.Hold();
+  std::thread releases([this] {
+    EXPECT_TRUE(Eventually([this] { return !gpu_.starts().empty(); }));
+    gpu_.Release();
+  });
+  EXPECT_THAT(Run({Operation()}), IsOk());
+  EXPECT_EQ(shard_, "..bb--aa");
+  releases.join();
+}
+
+TEST_F(RegionsTest, EventsThatCannotBeSharedAreSaidWhy) {
+  v1::TrainerGpu trainer = Trainer();
+  trainer.mutable_process()->set_shm_device("elsewhere");
+  Open(trainer);
+  EXPECT_EQ(session_->gpu().order(), v1::GpuSession::HOST);
+  EXPECT_THAT(session_->gpu().order_reason(), HasSubstr("/dev/shm"));
+  trainer = Trainer();
+  trainer.set_ready_event("short");
+  Open(trainer);
+  EXPECT_THAT(session_->gpu().order_reason(), HasSubstr("has 5 bytes"));
+  trainer.set_ready_event(FakeRegionDevice::Handle("unknown"));
+  Open(trainer);
+  EXPECT_THAT(session_->gpu().order_reason(), HasSubstr("no such event"));
+}
+
+TEST_F(RegionsTest, ATrainerThatCannotShareMemoryIsRefused) {
+  v1::OpenSessionRequest request;
+  *request.mutable_gpu() = Trainer();
+  request.mutable_gpu()->set_gpu_uuid("GPU-other");
+  EXPECT_THAT(client_.OpenSession(request),
+              AllOf(HasReason("GPU_NOT_SERVED"),
+                    StatusIs(absl::StatusCode::kFailedPrecondition,
+                             HasSubstr("gpu_uuid is \"GPU-other\", but this "
+                                       "worker serves GPU-fake"))));
+  *request.mutable_gpu() = Trainer();
+  request.mutable_gpu()->mutable_process()->set_pid(OwnProcessIdentity().pid);
+  EXPECT_THAT(client_.OpenSession(request), HasReason("NO_CUDA_IPC"));
+}
+
+TEST_F(RegionsTest, AWorkerWithoutAGpuSaysSo) {
+  WorkerService service(host_, cliques_,
+                        [] { return v1::WorkerDescription(); });
+  const auto server = *WorkerServer::Start("127.0.0.1:0", service);
+  const WorkerClient client = WorkerClient::Create(server->address());
+  v1::OpenSessionRequest request;
+  *request.mutable_gpu() = Trainer();
+  EXPECT_THAT(client.OpenSession(request), HasReason("GPU_NOT_SERVED"));
+  const auto session = client.OpenSession({});
+  ASSERT_THAT(session, IsOk());
+  v1::RegisterRegionRequest registration;
+  registration.set_session_id((*session)->id());
+  EXPECT_THAT(client.RegisterRegion(registration), HasReason("INVALID_REGION"));
+  v1::RunCopiesRequest run;
+  run.set_session_id((*session)->id());
+  *run.add_operations() = Operation();
+  EXPECT_THAT(client.RunCopies(run),
+              AllOf(HasReason("INVALID_TENSOR"),
+                    StatusIs(absl::StatusCode::kInvalidArgument,
+                             HasSubstr("the session has no GPU"))));
+}
+
+TEST_F(RegionsTest, UnregisteringWaitsForWhatRuns) {
+  gpu_.Hold();
+  ASSERT_THAT(Run({Operation()}), IsOk());
+  std::thread releases([this] {
+    // No copy finds the region from the time that it is being unregistered.
+    EXPECT_TRUE(Eventually([this] { return !Run({Operation()}).ok(); }));
+    EXPECT_EQ(gpu_.mapping_count(), 2);
+    gpu_.Release();
+  });
+  EXPECT_THAT(Unregister(source_id_), IsOk());
+  releases.join();
+  EXPECT_EQ(gpu_.mapping_count(), 1);
+  EXPECT_THAT(Run({Operation()}), StatusIs(absl::StatusCode::kInvalidArgument,
+                                           HasSubstr("no such region")));
+  EXPECT_THAT(Unregister(source_id_), HasReason("REGION_NOT_FOUND"));
+}
+
+TEST_F(RegionsTest, TheEndOfTheSessionUnmapsAll) {
+  EXPECT_EQ(gpu_.mapping_count(), 2);
+  gpu_.Hold();
+  ASSERT_THAT(Run({Operation()}), IsOk());
+  session_ = nullptr;
+  EXPECT_TRUE(Eventually([this] { return gpu_.mapping_count() == 0; }));
+  Open(Trainer());  // The worker lives.
+  EXPECT_THAT(Run({Operation()}), IsOk());
+}
+
+TEST_F(RegionsTest, ThereIsALimitToTheRegionsOfASession) {
+  for (int i = 2; i < RegionTable::kRegionsMax; ++i) {
+    ASSERT_THAT(client_.RegisterRegion(Registration("source", 0)), IsOk());
+  }
+  EXPECT_THAT(client_.RegisterRegion(Registration("source", 0)),
+              HasReason("TOO_MANY_REGIONS"));
+  ASSERT_THAT(Unregister(source_id_), IsOk());
+  EXPECT_THAT(client_.RegisterRegion(Registration("source", 0)), IsOk());
+}
+
+TEST_F(RegionsTest, DescriptionHasNoSecrets) {
+  const auto description = client_.Describe();
+  ASSERT_THAT(description, IsOk());
+  ASSERT_EQ(description->sessions_size(), 1);
+  EXPECT_EQ(description->sessions(0).region_count(), 2);
+  EXPECT_EQ(description->sessions(0).region_bytes(), 12);
+  EXPECT_EQ(description->sessions(0).order(), "events");
+  EXPECT_EQ(description->context_memory_bytes(), 512 << 20);
+  const std::string text = description->DebugString();
+  EXPECT_THAT(text, Not(HasSubstr(session_->id())));
+  EXPECT_THAT(text, Not(HasSubstr("source.")));
+}
+
+TEST_F(RegionsTest, ATableIsNamedAndThenKnown) {
+  v1::CopyOperation operation = Operation();
+  *operation.mutable_plan_table() = Name(7);
+  v1::CopyOperation named = operation;
+  named.clear_table();
+  EXPECT_THAT(Run({named}), AllOf(HasReason("PLAN_UNKNOWN"),
+                                  StatusIs(absl::StatusCode::kNotFound,
+                                           HasSubstr("0000000000000007"))));
+  ASSERT_THAT(Run({operation}), IsOk());
+  shard_ = "..??????";
+  ASSERT_THAT(Run({named}), IsOk());
+  EXPECT_EQ(shard_, "..bb--aa");
+  EXPECT_EQ(client_.Describe()->sessions(0).table_count(), 1);
+  // Another rank's, and the labels', are other tables.
+  named.mutable_plan_table()->set_rank(5);
+  EXPECT_THAT(Run({named}), HasReason("PLAN_UNKNOWN"));
+  *named.mutable_plan_table() = Name(7);
+  named.mutable_plan_table()->set_kind(v1::PlanTable::LABELS);
+  EXPECT_THAT(Run({named}), HasReason("PLAN_UNKNOWN"));
+}
+
+TEST_F(RegionsTest, NamedTablesServeHostTensorsToo) {
+  v1::CopyOperation operation = Operation();
+  *operation.mutable_plan_table() = Name(7);
+  ASSERT_THAT(Run({operation}), IsOk());
+  operation.clear_table();
+  operation.mutable_sources(0)->set_inline_data("xxyyzz");
+  operation.mutable_destination()->set_inline_data("??????");
+  const auto response = Run({operation});
+  ASSERT_THAT(response, IsOk());
+  EXPECT_THAT(response->outputs(0).tensors(), ElementsAre("yy--xx"));
+}
+
+TEST_F(RegionsTest, TwoTablesOfOneNameAreRefused) {
+  v1::CopyOperation operation = Operation();
+  *operation.mutable_plan_table() = Name(7);
+  ASSERT_THAT(Run({operation}), IsOk());
+  operation.mutable_table()->mutable_entries(0)->set_source_row(2);
+  EXPECT_THAT(Run({operation}),
+              AllOf(HasReason("PLAN_DIFFERS"),
+                    StatusIs(absl::StatusCode::kInvalidArgument,
+                             HasSubstr("keeps another table of the embeddings "
+                                       "of plan digest 0000000000000007"))));
+}
+
+TEST_F(RegionsTest, TablesOfOneSessionAreNotAnothers) {
+  v1::CopyOperation operation = Operation();
+  *operation.mutable_plan_table() = Name(7);
+  ASSERT_THAT(Run({operation}), IsOk());
+  Open(Trainer());
+  operation = Operation();
+  *operation.mutable_plan_table() = Name(7);
+  operation.clear_table();
+  EXPECT_THAT(Run({operation}), HasReason("PLAN_UNKNOWN"));
+}
+
+}  // namespace
+}  // namespace shardwright
