@@ -203,9 +203,10 @@ class BulkCopier {
 // Warps that share tables, and which one this is. Those of one block are far
 // apart, so that few bytes keep all blocks busy.
 struct Team {
-  __device__ Team(int first_warp, int warps_per_block)
-      : warp((threadIdx.x / kLanes - first_warp) * gridDim.x + blockIdx.x),
-        warp_count(warps_per_block * gridDim.x) {}
+  // `members` warps of each block; this is the `member`th.
+  __device__ Team(int member, int members)
+      : warp(member * gridDim.x + blockIdx.x),
+        warp_count(members * gridDim.x) {}
 
   // How many bytes of a table each warp moves at a time, when all of them
   // together go over it in `rounds`.
@@ -224,10 +225,18 @@ __device__ int64_t TotalBytes(const RowCopyArguments& copy) {
   return copy.table->row_count * copy.row_bytes;
 }
 
-// Of a launch, the tables that bulk copies do not carry out.
-__device__ void CopyByThreads(const Launch& launch, const Team& team) {
+// Of a launch, the tables that bulk copies do not carry out, by `warps` warps
+// of each block, of which this is number `warp`. They take different tables:
+// small ones cost mostly the time to find the way into them.
+__device__ void CopyByThreads(const Launch& launch, int warp, int warps) {
+  int tables = 0;
+  for (int i = 0; i < launch.count; ++i) tables += !launch.InBulk(i);
+  const int teams = max(min(tables, warps), 1);
+  const int own = warp % teams;
+  const Team team(warp / teams, (warps - own + teams - 1) / teams);
+  int next = 0;
   for (int i = 0; i < launch.count; ++i) {
-    if (launch.InBulk(i)) continue;
+    if (launch.InBulk(i) || next++ % teams != own) continue;
     const int64_t total = TotalBytes(launch.copies[i]);
     const int64_t share = team.ShareBytes(total, 1);
     CopyRange(launch.copies[i], min(team.warp * share, total),
@@ -258,7 +267,7 @@ __device__ void CopyInBulk(const Launch& launch, const Team& team, Ring& ring) {
 
 __global__ void __launch_bounds__(kThreadWarps* kLanes, kThreadBlocks)
     CopyRowsByThreads(const __grid_constant__ Launch launch) {
-  CopyByThreads(launch, Team(0, kThreadWarps));
+  CopyByThreads(launch, threadIdx.x / kLanes, kThreadWarps);
 }
 
 __global__ void __launch_bounds__((kBulkWarps + kOtherWarps) * kLanes, 1)
@@ -267,9 +276,9 @@ __global__ void __launch_bounds__((kBulkWarps + kOtherWarps) * kLanes, 1)
   extern __shared__ Ring rings[];
   const int warp = threadIdx.x / kLanes;
   if (warp < kBulkWarps) {
-    CopyInBulk(launch, Team(0, kBulkWarps), rings[warp]);
+    CopyInBulk(launch, Team(warp, kBulkWarps), rings[warp]);
   } else {
-    CopyByThreads(launch, Team(kBulkWarps, kOtherWarps));
+    CopyByThreads(launch, warp - kBulkWarps, kOtherWarps);
   }
 #endif
 }
