@@ -315,15 +315,16 @@ cudaError_t LaunchCopyRows(const CopyRowsDevice& device,
     launch.copies[i] = copies[i];
     launch.bulk_copies |= device.bulk_copies && copies[i].alignment == 16;
   }
+  // Not <<<>>>, whose errors cannot be told from those of whoever came before.
+  void* arguments[] = {&launch};
   if (launch.bulk_copies) {
-    CopyRowsInBulk<<<device.multiprocessor_count,
-                     (kBulkWarps + kOtherWarps) * kLanes,
-                     kBulkWarps * sizeof(Ring), stream>>>(launch);
-  } else {
-    CopyRowsByThreads<<<device.multiprocessor_count * kThreadBlocks,
-                        kThreadWarps * kLanes, 0, stream>>>(launch);
+    return cudaLaunchKernel(CopyRowsInBulk, device.multiprocessor_count,
+                            (kBulkWarps + kOtherWarps) * kLanes, arguments,
+                            kBulkWarps * sizeof(Ring), stream);
   }
-  return cudaGetLastError();
+  return cudaLaunchKernel(CopyRowsByThreads,
+                          device.multiprocessor_count * kThreadBlocks,
+                          kThreadWarps * kLanes, arguments, 0, stream);
 }
 
 }  // namespace shardwright
