@@ -124,7 +124,8 @@ bool LeaseKeeper::IsFatal(const absl::Status& status) const {
   if (reason == "RANK_NOT_IN_LAYOUT" || reason == "JOB_NOT_FOUND") {
     return !options_.waits_for_layout;
   }
-  return reason == "FENCED" || reason == "INVALID_MEMBER";
+  return reason == "FENCED" || reason == "INVALID_MEMBER" ||
+         reason == "NCCL_COMM_ID_SET";
 }
 
 void LeaseKeeper::OnRefused(const absl::Status& status) {
@@ -134,9 +135,10 @@ void LeaseKeeper::OnRefused(const absl::Status& status) {
   }
   const v1::ErrorDetail detail = DetailOf(status);
   retry_after_ = backoff_.Next() + ToDuration(detail.retry_delay());
-  if (detail.reason() == "MEMBER_ID_IN_USE") {
-    std::pair<std::string, std::string> holder(
-        TextIn(detail, "holder_incarnation"), TextIn(detail, "term"));
+  // Another live process is in the way: MEMBER_ID_IN_USE, GPU_IN_USE...
+  std::pair<std::string, std::string> holder(
+      TextIn(detail, "holder_incarnation"), TextIn(detail, "term"));
+  if (!holder.first.empty()) {
     // The lease that was to run out has been renewed; or, in another term,
     // granted by a coordinator that restarted, which proves nothing.
     if (holder_ == holder) {

@@ -112,10 +112,17 @@ absl::Status CoreDriver::Watch(StreamId stream, int64_t revision,
 
 absl::StatusOr<v1::RegisterResponse> CoreDriver::Register(
     const TestMember& member, const std::string& host) {
+  v1::MemberFacts facts;
+  facts.set_host(host);
+  return Register(member, facts);
+}
+
+absl::StatusOr<v1::RegisterResponse> CoreDriver::Register(
+    const TestMember& member, v1::MemberFacts facts) {
   v1::RegisterRequest request;
   *request.mutable_member() = member.Caller().member();
   request.set_incarnation(member.incarnation);
-  request.mutable_facts()->set_host(host);
+  *request.mutable_facts() = std::move(facts);
   request.mutable_facts()->set_pid(1000 + member.incarnation);
   Effects effects;
   auto response = core_->Register(request, now_, effects);

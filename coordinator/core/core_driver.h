@@ -80,6 +80,8 @@ class CoreDriver {
 
   absl::StatusOr<v1::RegisterResponse> Register(const TestMember& member,
                                                 const std::string& host = "");
+  absl::StatusOr<v1::RegisterResponse> Register(const TestMember& member,
+                                                v1::MemberFacts facts);
   // Registers a new process with its own incarnation; must succeed.
   TestMember Join(Rank rank, v1::MemberKind kind = v1::WORKER);
   absl::Status Leave(const TestMember& member);

@@ -87,6 +87,7 @@ absl::Status Membership::Load(const StateStore::Entries& entries,
     }
     if (member.record.state() == v1::Member::LIVE) {
       ++job.live_count;
+      job.nccl.Add({key.rank, key.kind}, member.record.facts());
       Grant(key, member, now);
     }
   }
@@ -137,13 +138,22 @@ absl::Status Membership::CheckRegistration(
       {"facts.host", facts.host()},
       {"facts.address", facts.address()},
       {"facts.device", facts.device()},
-      {"facts.comm_backend", facts.comm_backend()}};
+      {"facts.comm_backend", facts.comm_backend()},
+      {"facts.nccl_version", facts.nccl_version()},
+      {"facts.nccl_address", facts.nccl_address()}};
   for (const auto& [field, text] : texts) {
     if (text.size() > kFactBytesMax) {
       return InvalidMember(absl::StrCat(field, " has ", text.size(),
                                         " bytes; at most ", kFactBytesMax,
                                         " are allowed"));
     }
+  }
+  if (facts.nccl_comm_id_set()) {
+    return Error(
+        absl::StatusCode::kInvalidArgument, "NCCL_COMM_ID_SET",
+        absl::StrCat("facts.nccl_comm_id_set: every clique of ", Describe(key),
+                     " would meet at one address; "
+                     "unset NCCL_COMM_ID"));
   }
   ASSIGN_OR_RETURN(const JobLayout job, layouts_.Get(key.job));
   if (!job.layout->Find(key.rank).ok()) {
@@ -156,6 +166,19 @@ absl::Status Membership::CheckRegistration(
   return absl::OkStatus();
 }
 
+// Who is in the way, and for how long if it is dead: metadata of an error.
+std::map<std::string, std::string> Membership::HolderOf(
+    const MemberState& holder, absl::Time now) const {
+  const stored::Member& record = holder.record;
+  const int64_t remaining_ms =
+      std::max<int64_t>(1, absl::ToInt64Milliseconds(holder.expire_time - now));
+  return {{"holder_host", record.facts().host()},
+          {"holder_pid", absl::StrCat(record.facts().pid())},
+          {"holder_incarnation", absl::StrCat(record.incarnation())},
+          {"lease_remaining_ms", absl::StrCat(remaining_ms)},
+          {"term", absl::StrCat(term_)}};
+}
+
 // Whether another process than `holder` may take its rank.
 absl::Status Membership::CheckFree(const MemberKey& key,
                                    const MemberState& holder,
@@ -163,18 +186,31 @@ absl::Status Membership::CheckFree(const MemberKey& key,
   const stored::Member& record = holder.record;
   if (WasReplaced(record, incarnation)) return Fenced(key, record);
   if (record.state() != v1::Member::LIVE) return absl::OkStatus();
-  const int64_t remaining_ms =
-      std::max<int64_t>(1, absl::ToInt64Milliseconds(holder.expire_time - now));
+  const std::map<std::string, std::string> metadata = HolderOf(holder, now);
+  return Error(absl::StatusCode::kAlreadyExists, "MEMBER_ID_IN_USE",
+               absl::StrCat(Describe(key), " of job ", key.job,
+                            " is a live process already: ",
+                            Place(record.facts()), "; its lease has ",
+                            metadata.at("lease_remaining_ms"), " ms left"),
+               metadata);
+}
+
+// Whether NCCL will form cliques of this member and those that are live.
+absl::Status Membership::CheckNccl(const MemberKey& key,
+                                   const v1::MemberFacts& facts,
+                                   absl::Time now) const {
+  const auto job = jobs_.find(key.job);
+  if (job == jobs_.end()) return absl::OkStatus();
+  const auto conflict = job->second.nccl.Find({key.rank, key.kind}, facts);
+  if (!conflict.has_value()) return absl::OkStatus();
+  const MemberKey other = {key.job, conflict->other.first,
+                           conflict->other.second};
+  const MemberState& holder = *Find(other);
   return Error(
-      absl::StatusCode::kAlreadyExists, "MEMBER_ID_IN_USE",
-      absl::StrCat(Describe(key), " of job ", key.job,
-                   " is a live process already: ", Place(record.facts()),
-                   "; its lease has ", remaining_ms, " ms left"),
-      {{"holder_host", record.facts().host()},
-       {"holder_pid", absl::StrCat(record.facts().pid())},
-       {"holder_incarnation", absl::StrCat(record.incarnation())},
-       {"lease_remaining_ms", absl::StrCat(remaining_ms)},
-       {"term", absl::StrCat(term_)}});
+      conflict->code, conflict->reason,
+      absl::StrCat(Describe(key), ": ", conflict->message, Describe(other),
+                   ", ", Place(holder.record.facts())),
+      HolderOf(holder, now));
 }
 
 absl::StatusOr<v1::RegisterResponse> Membership::Register(
@@ -192,6 +228,7 @@ absl::StatusOr<v1::RegisterResponse> Membership::Register(
           record.replaced_incarnations().begin());
     }
   }
+  RETURN_IF_ERROR(CheckNccl(key, request.facts(), now));
   *record.mutable_member() = request.member();
   record.set_incarnation(request.incarnation());
   *record.mutable_facts() = request.facts();
@@ -213,6 +250,9 @@ absl::StatusOr<v1::RegisterResponse> Membership::Register(
   if (member->record.incarnation() != request.incarnation()) {
     member->phase.clear();
   }
+  const NcclRoster::Seat seat = {key.rank, key.kind};
+  job.nccl.Remove(seat, member->record.facts());
+  job.nccl.Add(seat, record.facts());
   member->record = std::move(record);
   member->last_seen = now;
   Grant(key, *member, now);
@@ -326,6 +366,7 @@ absl::StatusOr<std::vector<Membership::Loss>> Membership::End(
     Job& job = jobs_.at(key.job);
     MemberState& member = *Find(key);
     job.losses.erase(member.record.lost_revision());
+    job.nccl.Remove({key.rank, key.kind}, member.record.facts());
     member.record = std::move(records[i]);
     job.losses[member.record.lost_revision()] = {key.rank, key.kind};
     --job.live_count;

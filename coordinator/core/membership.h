@@ -21,6 +21,7 @@
 #include "coordinator/core/effects.h"
 #include "coordinator/core/layout_table.h"
 #include "coordinator/core/member_key.h"
+#include "coordinator/core/nccl_roster.h"
 #include "coordinator/core/stored.pb.h"
 #include "coordinator/storage/state_store.h"
 #include "proto/status/error.h"
@@ -112,6 +113,7 @@ class Membership {
     std::map<Seat, MemberState> members;
     std::map<int64_t, Seat> losses;  // By revision; one a member, its latest.
     int64_t live_count = 0;
+    NcclRoster nccl;  // Of those who are live.
   };
 
   const MemberState* Find(const MemberKey& key) const;
@@ -119,8 +121,12 @@ class Membership {
   static absl::Status Fenced(const MemberKey& key,
                              const stored::Member& holder);
   absl::Status CheckRegistration(const v1::RegisterRequest& request) const;
+  std::map<std::string, std::string> HolderOf(const MemberState& holder,
+                                              absl::Time now) const;
   absl::Status CheckFree(const MemberKey& key, const MemberState& holder,
                          uint64_t incarnation, absl::Time now) const;
+  absl::Status CheckNccl(const MemberKey& key, const v1::MemberFacts& facts,
+                         absl::Time now) const;
   v1::RegisterResponse RegisterAnswer(const MemberKey& key) const;
 
   // membership_view.cc: for people.
