@@ -21,8 +21,7 @@
 #include "proto/status/status_macros.h"
 #include "spdlog/spdlog.h"
 #include "worker/agent/agent.h"
-#include "worker/comm/gloo_communicator.h"
-#include "worker/device/host_device.h"
+#include "worker/backend.h"
 #include "worker/options.h"
 #include "worker/rpc/server.h"
 #include "worker/rpc/worker_service.h"
@@ -36,7 +35,11 @@ constexpr int kExitConflict = 8;
 
 int ExitCodeOf(const absl::Status& status) {
   const std::string reason = ReasonOf(status);
-  if (reason == "FENCED" || reason == "MEMBER_ID_IN_USE") return kExitConflict;
+  for (const char* conflict :
+       {"FENCED", "MEMBER_ID_IN_USE", "GPU_IN_USE", "MIXED_NCCL_VERSIONS",
+        "NCCL_LOOPBACK_ADDRESS"}) {
+    if (reason == conflict) return kExitConflict;
+  }
   return absl::IsInvalidArgument(status) ? kExitInvalidInput : kExitUnexpected;
 }
 
@@ -64,26 +67,26 @@ absl::Status WritePortFile(const std::string& path,
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Device>> OpenDevice(const std::string& name) {
-  if (name == "host") return std::make_unique<HostDevice>();
-  return Error(absl::StatusCode::kInvalidArgument, "DEVICE_NOT_BUILT",
-               absl::StrCat("this workerd has no device \"", name,
-                            "\": use --device host"));
+absl::StatusOr<Backend> OpenBackend(const WorkerOptions& options,
+                                    const std::string& host) {
+  return options.device == "cuda" ? OpenCudaBackend(options)
+                                  : OpenHostBackend(host);
 }
 
-AgentOptions AgentOptionsOf(const WorkerOptions& options, const Device& device,
-                            const CommunicatorFactory& factory) {
+AgentOptions AgentOptionsOf(const WorkerOptions& options,
+                            const Backend& backend) {
   AgentOptions agent;
   agent.member.set_job(options.job);
   agent.member.set_rank(options.rank);
   agent.member.set_kind(v1::WORKER);
+  agent.facts = backend.facts;
   agent.facts.set_host(HostName());
   agent.facts.set_pid(getpid());
-  agent.facts.set_device(device.name());
-  agent.facts.set_comm_backend(factory.backend());
   agent.incarnation = RandomIncarnation();
   agent.form_timeout = options.form_timeout;
   agent.kinds = options.kinds;
+  agent.check_cliques =
+      options.check_cliques.value_or(backend.factory->backend() == "nccl");
   return agent;
 }
 
@@ -106,22 +109,20 @@ absl::Status WaitForEnd(Agent& agent, const sigset_t& stop) {
 absl::Status Serve(const WorkerOptions& options, const sigset_t& stop) {
   // Whoever waits for the file must not find that of an earlier run.
   if (!options.port_file.empty()) std::remove(options.port_file.c_str());
-  ASSIGN_OR_RETURN(const std::unique_ptr<Device> device,
-                   OpenDevice(options.device));
   const std::string host =
       ReachableHost(options.listen.substr(0, options.listen.rfind(':')));
-  GlooOptions gloo;
-  gloo.host = host;
-  ASSIGN_OR_RETURN(const std::unique_ptr<CommunicatorFactory> factory,
-                   CreateGlooFactory(gloo));
+  ASSIGN_OR_RETURN(const Backend backend, OpenBackend(options, host));
   // The agent itself repeats what fails, and says so.
   CoordinatorClient::Options client;
   client.call_timeout = absl::Seconds(5);
   client.retry_timeout = absl::ZeroDuration();
-  Agent agent(CoordinatorClient::Create(options.coordinator, client), *factory,
-              AgentOptionsOf(options, *device, *factory));
-  WorkerService service(*device, agent.cliques(),
-                        [&agent] { return agent.Describe(); });
+  Agent agent(CoordinatorClient::Create(options.coordinator, client),
+              *backend.factory, AgentOptionsOf(options, backend));
+  WorkerService service(*backend.device, agent.cliques(), [&agent, &backend] {
+    v1::WorkerDescription description = agent.Describe();
+    if (backend.describe) backend.describe(description);
+    return description;
+  });
   ASSIGN_OR_RETURN(const std::unique_ptr<WorkerServer> server,
                    WorkerServer::Start(options.listen, service));
   const std::string& bound = server->address();
@@ -130,8 +131,8 @@ absl::Status Serve(const WorkerOptions& options, const sigset_t& stop) {
   spdlog::info(
       "event=serving address={} job={} rank={} pid={} device={} "
       "backend={}",
-      address, options.job, options.rank, getpid(), device->name(),
-      factory->backend());
+      address, options.job, options.rank, getpid(), backend.facts.device(),
+      backend.facts.comm_backend());
   if (!options.port_file.empty()) {
     RETURN_IF_ERROR(WritePortFile(options.port_file, address));
   }
@@ -172,4 +173,9 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace shardwright
 
-int main(int argc, char** argv) { return shardwright::Main(argc, argv); }
+int main(int argc, char** argv) {
+  if (const auto exit_code = shardwright::RunBackendProcess(argc, argv)) {
+    return *exit_code;
+  }
+  return shardwright::Main(argc, argv);
+}

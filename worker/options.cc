@@ -45,6 +45,10 @@ std::optional<int> ParseOptions(int argc, const char* const* argv,
   app.add_option("--device", options.device, "host or cuda")
       ->check(CLI::IsMember({"host", "cuda"}))
       ->capture_default_str();
+  app.add_option("--gpu", options.gpu,
+                 "GPU of device cuda: index among those of this machine, or "
+                 "UUID")
+      ->capture_default_str();
   app.add_option(
          "--form-timeout", form_timeout_seconds,
          "seconds to wait for other members before saying so and trying "
@@ -56,6 +60,9 @@ std::optional<int> ParseOptions(int argc, const char* const* argv,
                  "if absent")
       ->delimiter(',')
       ->check(CheckKind);
+  app.add_option("--check-cliques", options.check_cliques,
+                 "true: a clique proves itself by an all-reduce before it "
+                 "counts as formed; as a rule only with device cuda");
   app.add_option("--log-level", options.log_level,
                  "debug, info, warning or error")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}))

@@ -19,8 +19,10 @@ struct WorkerOptions {
   std::string listen = "127.0.0.1:0";
   std::string port_file;
   std::string device = "host";
+  std::string gpu = "0";  // Index or UUID, for "cuda".
   absl::Duration form_timeout = absl::Seconds(60);
-  std::vector<std::string> kinds;  // Empty: every kind.
+  std::vector<std::string> kinds;     // Empty: every kind.
+  std::optional<bool> check_cliques;  // Nothing: with NCCL.
   std::string log_level = "info";
 };
 

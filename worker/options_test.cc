@@ -25,10 +25,12 @@ std::optional<int> Parse(std::vector<const char*> arguments,
 
 TEST(WorkerOptionsTest, ReadsEveryFlag) {
   WorkerOptions options;
-  ASSERT_EQ(Parse({"--coordinator", "c:1", "--job", "vlm", "--rank", "3",
-                   "--listen", "10.0.0.1:0", "--port-file", "/p", "--device",
-                   "cuda", "--form-timeout", "7", "--kinds", "tp,tp_cp",
-                   "--log-level", "debug"},
+  ASSERT_EQ(Parse({"--coordinator", "c:1",      "--job",           "vlm",
+                   "--rank",        "3",        "--listen",        "10.0.0.1:0",
+                   "--port-file",   "/p",       "--device",        "cuda",
+                   "--gpu",         "GPU-8f0c", "--form-timeout",  "7",
+                   "--kinds",       "tp,tp_cp", "--check-cliques", "false",
+                   "--log-level",   "debug"},
                   options),
             std::nullopt);
   EXPECT_EQ(options.coordinator, "c:1");
@@ -37,6 +39,8 @@ TEST(WorkerOptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(options.listen, "10.0.0.1:0");
   EXPECT_EQ(options.port_file, "/p");
   EXPECT_EQ(options.device, "cuda");
+  EXPECT_EQ(options.gpu, "GPU-8f0c");
+  EXPECT_EQ(options.check_cliques, false);
   EXPECT_EQ(options.form_timeout, absl::Seconds(7));
   EXPECT_THAT(options.kinds, ElementsAre("tp", "tp_cp"));
   EXPECT_EQ(options.log_level, "debug");
@@ -52,6 +56,7 @@ TEST(WorkerOptionsTest, MistakesAreUsageErrors) {
       {"--job", "vlm", "--rank", "0", "--device", "tpu"},
       {"--job", "vlm", "--rank", "0", "--kinds", "tp,nope"},
       {"--job", "vlm", "--rank", "0", "--form-timeout", "0"},
+      {"--job", "vlm", "--rank", "0", "--check-cliques", "perhaps"},
       {"--job", "vlm", "--rank", "0", "--log-level", "loud"},
       {"--job", "vlm", "--rank", "0", "--no-such-flag"},
   };
@@ -76,7 +81,7 @@ TEST(WorkerOptionsTest, HelpAndReadmeNameTheSameFlags) {
     ++flag_count;
     EXPECT_THAT(readme.str(), HasSubstr("| `" + word + "` |"));
   }
-  EXPECT_EQ(flag_count, 9);
+  EXPECT_EQ(flag_count, 11);
 }
 
 }  // namespace

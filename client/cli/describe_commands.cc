@@ -129,6 +129,10 @@ absl::StatusOr<v1::WorkerDescription> AskWorker(const v1::Member& worker) {
   return answer;
 }
 
+Json TextOrNull(const std::string& text) {
+  return text.empty() ? Json() : Json(text);
+}
+
 Json WorkerJson(const v1::WorkerDescription& worker) {
   Json cliques = Json::array();
   for (const v1::CliqueDescription& clique : worker.cliques()) {
@@ -146,10 +150,28 @@ Json WorkerJson(const v1::WorkerDescription& worker) {
           {"pid", worker.facts().pid()},
           {"address", worker.facts().address()},
           {"device", worker.facts().device()},
+          {"gpu_name", TextOrNull(worker.gpu_name())},
           {"comm_backend", worker.facts().comm_backend()},
+          {"nccl_version", TextOrNull(worker.facts().nccl_version())},
+          {"tables_resident", worker.tables_resident()},
+          {"table_bytes", worker.table_bytes()},
           {"session_count", worker.session_count()},
           {"copied_bytes", worker.copied_bytes()},
           {"cliques", std::move(cliques)}};
+}
+
+// "GPU-8f0c (NVIDIA H200), nccl 2.28.9"
+std::string FormatDevice(const v1::WorkerDescription& worker) {
+  const v1::MemberFacts& facts = worker.facts();
+  std::string text = OrDash(facts.device());
+  if (!worker.gpu_name().empty()) {
+    absl::StrAppend(&text, " (", worker.gpu_name(), ")");
+  }
+  absl::StrAppend(&text, ", ", OrDash(facts.comm_backend()));
+  if (!facts.nccl_version().empty()) {
+    absl::StrAppend(&text, " ", facts.nccl_version());
+  }
+  return text;
 }
 
 std::string FormatWorker(const v1::WorkerDescription& worker,
@@ -159,14 +181,14 @@ std::string FormatWorker(const v1::WorkerDescription& worker,
       "worker of rank %d of %s, generation %d\n"
       "phase        %s\n"
       "process      %d on %s, serves at %s\n"
-      "device       %s, %s\n"
+      "device       %s\n"
+      "tables       %d on the device, %d bytes\n"
       "sessions     %d open\n"
       "copied       %d bytes since it started\n",
       worker.member().rank(), worker.member().job(), worker.generation(),
       OrDash(worker.phase()), facts.pid(), OrDash(facts.host()),
-      OrDash(facts.address()), OrDash(facts.device()),
-      OrDash(facts.comm_backend()), worker.session_count(),
-      worker.copied_bytes());
+      OrDash(facts.address()), FormatDevice(worker), worker.tables_resident(),
+      worker.table_bytes(), worker.session_count(), worker.copied_bytes());
   TextTable cliques({{"CLIQUE"},
                      {"STATE"},
                      {"ATTEMPT", Align::kRight},

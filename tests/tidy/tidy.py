@@ -33,7 +33,7 @@ OWN_INCLUDES = {
         "worker/device/ worker/exec/ worker/kernels/ proto/plan/ proto/status/ "
         "proto/sync/",
     "worker/kernels/": "worker/kernels/ worker/exec/ proto/plan/",
-    "worker/comm/": "worker/comm/ proto/status/ proto/sync/",
+    "worker/comm/": "worker/comm/ worker/device/ proto/status/ proto/sync/",
     "worker/agent/":
         "worker/agent/ worker/comm/ client/cc/ proto/ shardwright/v1/",
     "client/cc/": "client/cc/ proto/ shardwright/v1/",
@@ -53,7 +53,7 @@ LIBRARY_INCLUDES = {
     "generated messages": (
         r".*\.pb\.h|google/protobuf/",
         r"proto/(plan/(codec|document|layout_check)|status/)|client/"
-        r"|coordinator/(core|rpc)/|worker/(agent|rpc)/|.*main\.cc"),
+        r"|coordinator/(core|rpc)/|worker/(agent/|rpc/|\w*backend)|.*main\.cc"),
     "spdlog": (r"spdlog/|fmt/",
                r"coordinator/(main|rpc/)|worker/(main|agent/|rpc/)"),
     "CUDA": (r"cuda|cub/|nvtx3/",

@@ -291,7 +291,7 @@ void Agent::ReportEnded() {
 
 void Agent::Form() {
   v1::FormCommunicatorsRequest request;
-  request.set_backend(v1::GLOO);
+  request.set_backend(factory_.backend() == "nccl" ? v1::NCCL : v1::GLOO);
   for (const std::string& kind : cliques_.InactiveKinds()) {
     request.add_kinds(kind);
   }
@@ -308,7 +308,8 @@ void Agent::Form() {
     canceller = canceller_;
   }
   keeper_->SetPhase("forming");
-  Formation formation(client_, factory_, cliques_, keeper_->caller());
+  Formation formation(client_, factory_, cliques_, keeper_->caller(),
+                      options_.check_cliques);
   OnFormed(formation.Run(
       request, [this](const v1::Waiting& waiting) { OnWaiting(waiting); },
       [this] { return !cliques_.HasEnded(); }, canceller));

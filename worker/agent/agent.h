@@ -42,6 +42,9 @@ struct AgentOptions {
 
   // Group kinds to form; empty: every kind.
   std::vector<std::string> kinds;
+
+  // Whether a clique proves itself by a barrier before it counts as active.
+  bool check_cliques = false;
 };
 
 // Thread-safe, but for Start() and Stop().

@@ -127,7 +127,9 @@ class Member {
       lost.mutable_member()->set_kind(v1::WORKER);
       lost.set_why("lease expired");
     }
-    const MutexLock lock(mutex_);
+    MutexLock lock(mutex_);
+    // Cliques may be formed before there is a session.
+    while (session_count_ == 0) changed_.Wait(lock);
     news.set_generation(generation_);
     wire_->Answer(news);
   }

@@ -45,11 +45,13 @@ void SendBatch(const Request& request, Items* items, const Send& send) {
 }  // namespace
 
 Formation::Formation(CoordinatorClient client, CommunicatorFactory& factory,
-                     CliqueTable& cliques, v1::Caller caller)
+                     CliqueTable& cliques, v1::Caller caller,
+                     bool check_cliques)
     : client_(std::move(client)),
       factory_(factory),
       cliques_(cliques),
       caller_(std::move(caller)),
+      check_cliques_(check_cliques),
       sender_([this] { SendOutbox(); }) {}
 
 Formation::~Formation() {
@@ -108,6 +110,7 @@ void Formation::OnGo(const v1::Go& go) {
   attempt.slot_indexes.assign(go.slot_indexes().begin(),
                               go.slot_indexes().end());
   attempt.slot_count = go.slot_count();
+  attempt.number = go.attempt().number();
   if (attempt.ranks != cliques_.RanksOf(attempt.clique) ||
       own == attempt.ranks.end()) {
     Report(go.attempt(),
@@ -129,34 +132,59 @@ void Formation::OnGo(const v1::Go& go) {
   slot->attempt = go.attempt();
   slot->connecting = *std::move(begun);
   const MutexLock lock(mutex_);
-  for (const auto& [index, value] : slot->connecting->slots()) {
-    v1::Slot& published = *slots_.add_slots();
-    *published.mutable_attempt() = go.attempt();
-    published.set_index(index);
-    published.set_value(value);
-  }
+  begun_.push_back(slot);
   changed_.NotifyAll();
+}
+
+void Formation::CollectSlots(const std::vector<std::shared_ptr<Try>>& tries,
+                             v1::PublishSlotsRequest& request) {
+  for (const std::shared_ptr<Try>& attempt : tries) {
+    const absl::StatusOr<std::map<int, std::string>> slots =
+        attempt->connecting->Slots();
+    if (!slots.ok()) {
+      Report(attempt->attempt, slots.status());
+      continue;
+    }
+    for (const auto& [index, value] : *slots) {
+      v1::Slot& published = *request.add_slots();
+      *published.mutable_attempt() = attempt->attempt;
+      published.set_index(index);
+      published.set_value(value);
+    }
+  }
 }
 
 void Formation::OnSlots(const v1::Slots& slots) {
   const std::shared_ptr<Try> attempt = Find(slots.attempt());
   if (attempt == nullptr) return;
-  connects_.emplace_back([this, attempt,
+  connects_.emplace_back([this, attempt, turn = connects_.size(),
                           values = std::vector<std::string>(
                               slots.values().begin(), slots.values().end())] {
-    Connect(attempt, values);
+    Connect(attempt, values, turn);
   });
 }
 
 void Formation::Connect(const std::shared_ptr<Try>& attempt,
-                        const std::vector<std::string>& slots) {
+                        const std::vector<std::string>& slots, size_t turn) {
   absl::StatusOr<std::shared_ptr<Communicator>> connected =
       attempt->connecting->Connect(slots);
-  if (connected.ok()) {
-    const MutexLock lock(mutex_);
-    attempt->communicator = *std::move(connected);
+  if (!connected.ok()) Report(attempt->attempt, connected.status());
+  if (check_cliques_) {
+    MutexLock lock(mutex_);
+    while (turn_ != turn) changed_.Wait(lock);
   }
-  Report(attempt->attempt, connected.status());
+  if (connected.ok()) {
+    const absl::Status checked =
+        check_cliques_ ? (*connected)->Barrier() : absl::OkStatus();
+    if (checked.ok()) {
+      const MutexLock lock(mutex_);
+      attempt->communicator = *std::move(connected);
+    }
+    Report(attempt->attempt, checked);
+  }
+  const MutexLock lock(mutex_);
+  ++turn_;
+  changed_.NotifyAll();
 }
 
 void Formation::OnActive(const v1::Attempt& attempt) {
@@ -214,15 +242,17 @@ void Formation::Report(const v1::Attempt& attempt, const absl::Status& status) {
 void Formation::SendOutbox() {
   MutexLock lock(mutex_);
   while (true) {
-    while (!ended_ && slots_.slots().empty() && reports_.reports().empty()) {
+    while (!ended_ && begun_.empty() && reports_.reports().empty()) {
       changed_.Wait(lock);
     }
     // Once the call has ended, its attempts have too, and nobody wants the
     // rest.
     if (ended_) return;
-    v1::PublishSlotsRequest slots = std::exchange(slots_, {});
+    const std::vector<std::shared_ptr<Try>> begun = std::exchange(begun_, {});
     v1::ReportCommunicatorsRequest reports = std::exchange(reports_, {});
     lock.Unlock();
+    v1::PublishSlotsRequest slots;
+    CollectSlots(begun, slots);
     *slots.mutable_caller() = caller_;
     *reports.mutable_caller() = caller_;
     SendBatch(slots, slots.mutable_slots(), [this](const auto& request) {

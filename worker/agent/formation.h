@@ -24,13 +24,16 @@ namespace shardwright {
 
 // Used once, by one thread. Connects cliques side by side in threads of its
 // own, and sends what they yield (slots, reports) in batches from another one.
-// All have ended when Run() returns; attempts that have not become active are
-// aborted then, so that no slot of theirs is ever used again.
+// If asked to, it proves each clique by a barrier before it reports it: one
+// after another, in the order of their slots, which is the same at all members,
+// so that no two cliques on one GPU wait for each other. All have ended when
+// Run() returns; attempts that have not become active are aborted then, so that
+// no slot of theirs is ever used again.
 class Formation {
  public:
   // `factory` and `cliques` must outlive it.
   Formation(CoordinatorClient client, CommunicatorFactory& factory,
-            CliqueTable& cliques, v1::Caller caller);
+            CliqueTable& cliques, v1::Caller caller, bool check_cliques);
   ~Formation();
 
   // Forms the communicators of `request`, whose caller it sets, and installs
@@ -57,7 +60,9 @@ class Formation {
   void OnAborted(const v1::AttemptAborted& aborted);
   std::shared_ptr<Try> Find(const v1::Attempt& attempt) const;
   void Connect(const std::shared_ptr<Try>& attempt,
-               const std::vector<std::string>& slots);
+               const std::vector<std::string>& slots, size_t turn);
+  void CollectSlots(const std::vector<std::shared_ptr<Try>>& tries,
+                    v1::PublishSlotsRequest& request);
   void Report(const v1::Attempt& attempt, const absl::Status& status);
   void SendOutbox();
 
@@ -65,6 +70,7 @@ class Formation {
   CommunicatorFactory& factory_;
   CliqueTable& cliques_;
   const v1::Caller caller_;
+  const bool check_cliques_;
 
   // By clique. Used by the thread of Run() only.
   std::map<std::string, std::shared_ptr<Try>> tries_;
@@ -72,7 +78,9 @@ class Formation {
 
   Mutex mutex_;
   CondVar changed_;
-  v1::PublishSlotsRequest slots_ ABSL_GUARDED_BY(mutex_);
+  // Whose slots have not been asked for.
+  std::vector<std::shared_ptr<Try>> begun_ ABSL_GUARDED_BY(mutex_);
+  size_t turn_ ABSL_GUARDED_BY(mutex_) = 0;  // Which of connects_ may check.
   v1::ReportCommunicatorsRequest reports_ ABSL_GUARDED_BY(mutex_);
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
 

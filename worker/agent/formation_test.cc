@@ -55,7 +55,8 @@ class Member {
     v1::Caller caller;
     caller.mutable_member()->set_rank(10 + position);
     formation_ = std::make_unique<Formation>(CoordinatorClient(connection_),
-                                             factory, cliques_, caller);
+                                             factory, cliques_, caller,
+                                             /*check_cliques=*/true);
   }
 
   // Runs the call; `script` is the coordinator: it sends events by Send().

@@ -1,8 +1,8 @@
 // A Communicator is one rank's handle to a clique: the members that move bytes
 // together. It comes out of a CommunicatorAttempt, one try at connecting them.
 //
-// Two implementations: Gloo over TCP (gloo_communicator.h), and members of one
-// process (loopback_communicator.h).
+// Implementations: NCCL between GPUs (nccl_communicator.h), Gloo over TCP
+// (gloo_communicator.h), and members of one process (loopback_communicator.h).
 //
 // Implementers must not call back into their user, and must not throw. They
 // must notice a peer that goes away even when nothing runs: status().
@@ -34,6 +34,8 @@ struct CliqueAttempt {
 
   std::vector<int> slot_indexes;  // Which slots this member shall fill,
   int slot_count = 0;             // of how many.
+
+  int number = 0;  // Of the attempt; for messages.
 };
 
 // Thread-safe: operations of one communicator run one after another, and
@@ -47,6 +49,7 @@ struct CliqueAttempt {
 //                     and the message name it, when it is known.
 //   DEADLINE_EXCEEDED MEMBERS_MISSING: a member did not call in time; the
 //                     detail's `missing` names who was not heard from.
+//   UNAVAILABLE       COMM_BACKEND_FAILED: the backend itself failed.
 //   whatever Abort() was given.
 class Communicator {
  public:
@@ -87,8 +90,13 @@ class CommunicatorAttempt {
   // Aborts, unless Connect() has succeeded.
   virtual ~CommunicatorAttempt() = default;
 
-  // What other members need to reach this one, by slot index. Secret.
-  virtual const std::map<int, std::string>& slots() const = 0;
+  // What other members need to reach this one, by slot index. Secret. May wait
+  // until it is there; Abort() ends that.
+  //
+  // Errors:
+  //   UNAVAILABLE COMM_BACKEND_FAILED: the backend refused.
+  //   whatever Abort() was given.
+  virtual absl::StatusOr<std::map<int, std::string>> Slots() = 0;
 
   // Waits until all members have connected. `slots` are those of all members,
   // by index. Once.
@@ -108,7 +116,7 @@ class CommunicatorFactory {
  public:
   virtual ~CommunicatorFactory() = default;
 
-  // "gloo": MemberFacts.comm_backend.
+  // "gloo" or "nccl": MemberFacts.comm_backend.
   virtual std::string backend() const = 0;
 
   // Errors:

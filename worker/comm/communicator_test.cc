@@ -62,7 +62,7 @@ class CommunicatorTest : public ::testing::TestWithParam<Backend> {
       const std::vector<std::unique_ptr<CommunicatorAttempt>>& attempts) {
     std::vector<std::string> slots;
     for (const auto& attempt : attempts) {
-      slots.push_back(attempt->slots().begin()->second);
+      slots.push_back(attempt->Slots()->begin()->second);
     }
     return slots;
   }
@@ -241,7 +241,7 @@ TEST(GlooCommunicatorTest, AMemberOfAnotherAttemptIsFoundOut) {
     CliqueAttempt attempt{"language/tp/0", {10, 11}, i, 40u + i, {i}, 2};
     auto begun = (*factory)->Begin(attempt);
     ASSERT_THAT(begun, IsOk());
-    slots.push_back((*begun)->slots().at(i));
+    slots.push_back((*begun)->Slots()->at(i));
     attempts.push_back(*std::move(begun));
   }
   std::thread other([&] {
@@ -262,7 +262,7 @@ TEST(GlooCommunicatorTest, ASlotOfALargeCliqueFitsAWireSlot) {
   attempt.slot_indexes = {0};
   auto begun = (*factory)->Begin(attempt);
   ASSERT_THAT(begun, IsOk());
-  EXPECT_LE((*begun)->slots().at(0).size(), 4096);
+  EXPECT_LE((*begun)->Slots()->at(0).size(), 4096);
 }
 
 TEST(GlooCommunicatorTest, RefusesAHostThatIsNotHere) {

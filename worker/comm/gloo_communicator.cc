@@ -329,7 +329,9 @@ class GlooAttempt : public CommunicatorAttempt {
     }
   }
 
-  const std::map<int, std::string>& slots() const override { return slots_; }
+  absl::StatusOr<std::map<int, std::string>> Slots() override {
+    return slots_;
+  }
 
   absl::StatusOr<std::shared_ptr<Communicator>> Connect(
       const std::vector<std::string>& slots) override {

@@ -179,7 +179,9 @@ class LoopbackAttempt : public CommunicatorAttempt {
     }
   }
 
-  const std::map<int, std::string>& slots() const override { return slots_; }
+  absl::StatusOr<std::map<int, std::string>> Slots() override {
+    return slots_;
+  }
 
   absl::StatusOr<std::shared_ptr<Communicator>> Connect(
       const std::vector<std::string>& slots) override {

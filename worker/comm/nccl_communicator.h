@@ -1,0 +1,56 @@
+// Communicators between GPUs, by NCCL. The members that are asked to, one for
+// each 128, mint an id in a process of its own that ends with the attempt; all
+// then connect by those ids without blocking.
+//
+// A peer that dies need not break anything that NCCL would notice: who knows of
+// it must call Abort(). Until then operations on that communicator wait.
+
+#ifndef WORKER_COMM_NCCL_COMMUNICATOR_H_
+#define WORKER_COMM_NCCL_COMMUNICATOR_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "worker/comm/communicator.h"
+
+namespace shardwright {
+
+struct NcclOptions {
+  int device = 0;  // CUDA's ordinal of the GPU: one a member of a clique.
+
+  // For an id to be minted, and then for all members to have connected.
+  absl::Duration connect_timeout = absl::Seconds(60);
+
+  // How long an operation waits for the slowest member.
+  absl::Duration operation_timeout = absl::Seconds(60);
+};
+
+// What NCCL is on this machine, for MemberFacts.
+struct NcclFacts {
+  std::string version;  // "2.28.9"
+
+  // Where the cliques meet that this machine is the root of; empty: unknown.
+  std::string address;
+};
+
+// Mints an id to find out. Needs no GPU. The program's main() must begin with
+// RunNcclMinter() (nccl_minter.h).
+//
+// Errors:
+//   UNAVAILABLE      NCCL_NOT_FOUND, NCCL_TOO_OLD, COMM_BACKEND_FAILED.
+//   INVALID_ARGUMENT NCCL_COMM_ID_SET: in the environment or in nccl.conf.
+absl::StatusOr<NcclFacts> ProbeNccl();
+
+// Operations are on bytes of the host: they go through GPU memory of the
+// communicator, 16 MiB at most. Each communicator has one thread, and NCCL its
+// own.
+//
+// Errors: of loading NCCL, as above.
+absl::StatusOr<std::unique_ptr<CommunicatorFactory>> CreateNcclFactory(
+    const NcclOptions& options);
+
+}  // namespace shardwright
+
+#endif  // WORKER_COMM_NCCL_COMMUNICATOR_H_
