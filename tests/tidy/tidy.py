@@ -84,7 +84,8 @@ RESERVED = {
          "take the time as an argument"),
     r"\bSleepFor\(|\bsleep_(for|until)\(|(?<![\w.])(u|nano)?sleep\(":
         (r"client/cc/(channel|lease_keeper|member)\.cc|client/native/member\.cc"
-         r"|client/cli/(interruption|watch_commands)|tests/scale/",
+         r"|client/cli/(interruption|watch_commands)|tests/scale/"
+         r"|worker/rpc/region_table\.cc",
          "wait for a condition"),
     r"\brandom_device\b|\bs?rand\(":
         (r".*/main\.cc|client/cc/(backoff\.h|(lease_keeper|member)\.cc)"

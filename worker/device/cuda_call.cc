@@ -1,5 +1,7 @@
 #include "worker/device/cuda_call.h"
 
+#include <cstdio>
+
 #include "absl/strings/str_cat.h"
 #include "proto/status/error.h"
 
@@ -11,6 +13,18 @@ absl::Status CudaStatus(cudaError_t error, const char* what) {
   return Error(absl::StatusCode::kDataLoss, "DEVICE_FAILED",
                absl::StrCat(what, ": ", cudaGetErrorName(error), ": ",
                             cudaGetErrorString(error)));
+}
+
+std::string GpuUuidText(const cudaUUID_t& uuid) {
+  std::string text = "GPU";
+  for (int i = 0; i < 16; ++i) {
+    char digits[4];
+    std::snprintf(digits, sizeof(digits), "%02x",
+                  static_cast<unsigned char>(uuid.bytes[i]));
+    const bool group = i == 0 || i == 4 || i == 6 || i == 8 || i == 10;
+    absl::StrAppend(&text, group ? "-" : "", digits);
+  }
+  return text;
 }
 
 CurrentDevice::CurrentDevice(int ordinal) {

@@ -3,6 +3,8 @@
 #ifndef WORKER_DEVICE_CUDA_CALL_H_
 #define WORKER_DEVICE_CUDA_CALL_H_
 
+#include <string>
+
 #include "absl/status/status.h"
 #include "cuda_runtime_api.h"
 
@@ -11,6 +13,9 @@ namespace shardwright {
 // OK, or DATA_LOSS DEVICE_FAILED: `what` and CUDA's words. Clears an error that
 // CUDA would report again to whoever asks next.
 absl::Status CudaStatus(cudaError_t error, const char* what);
+
+// "GPU-8f0c…", as nvidia-smi writes it.
+std::string GpuUuidText(const cudaUUID_t& uuid);
 
 // Makes a GPU the thread's current one, and then again what was so before.
 class CurrentDevice {

@@ -1,7 +1,6 @@
 #include "worker/device/cuda_device.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
 #include <utility>
 
@@ -28,19 +27,6 @@ absl::Status InvalidTensor(const std::string& message) {
   return Error(absl::StatusCode::kInvalidArgument, "INVALID_TENSOR", message);
 }
 
-// As nvidia-smi writes it.
-std::string UuidText(const cudaUUID_t& uuid) {
-  std::string text = "GPU";
-  for (int i = 0; i < 16; ++i) {
-    char digits[4];
-    std::snprintf(digits, sizeof(digits), "%02x",
-                  static_cast<unsigned char>(uuid.bytes[i]));
-    const bool group = i == 0 || i == 4 || i == 6 || i == 8 || i == 10;
-    absl::StrAppend(&text, group ? "-" : "", digits);
-  }
-  return text;
-}
-
 absl::StatusOr<std::vector<GpuFacts>> ListGpus() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
@@ -55,7 +41,7 @@ absl::StatusOr<std::vector<GpuFacts>> ListGpus() {
     cudaDeviceProp properties;
     RETURN_IF_ERROR(CudaStatus(cudaGetDeviceProperties(&properties, i),
                                "asking for a GPU's properties"));
-    gpus.push_back({properties.name, UuidText(properties.uuid),
+    gpus.push_back({properties.name, GpuUuidText(properties.uuid),
                     static_cast<int64_t>(properties.totalGlobalMem)});
   }
   return gpus;

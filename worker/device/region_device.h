@@ -12,7 +12,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "proto/plan/copy_table.h"
 #include "worker/exec/executor.h"
@@ -31,15 +30,15 @@ struct RegionCopy {
 };
 
 // A stream of the GPU, and another process's memory mapped for it. Handles are
-// the 64 bytes of CUDA's, and secrets. One thread at a time, but for
-// WaitUntilIdle().
+// the 64 bytes of CUDA's, and secrets. One thread at a time, but for IsIdle().
 //
 // Errors of all functions, besides those named:
 //   DATA_LOSS DEVICE_FAILED: the GPU failed; the message has its words.
 class RegionStream {
  public:
-  // Ends what was started and unmaps what is mapped. What waits for an event of
-  // a process that is dead is let go.
+  // Unmaps what is mapped.
+  //
+  // REQUIRES: the stream is idle, or has failed.
   virtual ~RegionStream() = default;
 
   // From now on, what is started waits for the event behind `ready_handle`, and
@@ -62,8 +61,12 @@ class RegionStream {
   virtual absl::Status Start(absl::Span<const RegionCopy> copies) = 0;
   virtual absl::Status End() = 0;
 
-  // False: what was started still runs after `timeout`. Thread-safe.
-  virtual absl::StatusOr<bool> WaitUntilIdle(absl::Duration timeout) = 0;
+  // Whether all that was started is done. Thread-safe.
+  virtual absl::StatusOr<bool> IsIdle() = 0;
+
+  // Lets go on what waits for the event behind `ready_handle`: for a process
+  // that has died, and never will get there.
+  virtual absl::Status LetGo() = 0;
 };
 
 // Thread-safe.

@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "proto/status/error.h"
-#include "proto/status/status_macros.h"
 #include "proto/sync/mutex.h"
 #include "worker/device/region_device.h"
 
@@ -43,7 +42,16 @@ class FakeRegionDevice : public RegionDevice {
     held_ = false;
     for (const auto& work : waiting_) work();
     waiting_.clear();
-    changed_.NotifyAll();
+  }
+
+  // What is held can only be released, and not be let go.
+  void SetStuck() {
+    const MutexLock lock(mutex_);
+    stuck_ = true;
+  }
+  bool stuck() const {
+    const MutexLock lock(mutex_);
+    return stuck_;
   }
 
   int mapping_count() const {
@@ -68,8 +76,6 @@ class FakeRegionDevice : public RegionDevice {
    public:
     explicit Stream(FakeRegionDevice& device) : device_(device) {}
     ~Stream() override {
-      // As CUDA's: a dead trainer's event holds nobody.
-      device_.Release();
       const MutexLock lock(device_.mutex_);
       device_.mapping_count_ -= mapping_count_;
     }
@@ -121,13 +127,14 @@ class FakeRegionDevice : public RegionDevice {
       return absl::OkStatus();
     }
 
-    absl::StatusOr<bool> WaitUntilIdle(absl::Duration timeout) override {
-      MutexLock lock(device_.mutex_);
-      return device_.changed_.WaitFor(
-          lock, timeout,
-          [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(device_.mutex_) {
-            return device_.waiting_.empty();
-          });
+    absl::StatusOr<bool> IsIdle() override {
+      const MutexLock lock(device_.mutex_);
+      return device_.waiting_.empty();
+    }
+
+    absl::Status LetGo() override {
+      if (!device_.stuck()) device_.Release();
+      return absl::OkStatus();
     }
 
    private:
@@ -148,11 +155,11 @@ class FakeRegionDevice : public RegionDevice {
   };
 
   mutable Mutex mutex_;
-  CondVar changed_;
   std::map<std::string, std::string> allocations_ ABSL_GUARDED_BY(mutex_);
   std::deque<std::function<void()>> waiting_ ABSL_GUARDED_BY(mutex_);
   std::vector<int> starts_ ABSL_GUARDED_BY(mutex_);
   bool held_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stuck_ ABSL_GUARDED_BY(mutex_) = false;
   int mapping_count_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

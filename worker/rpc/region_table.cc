@@ -1,11 +1,14 @@
 #include "worker/rpc/region_table.h"
 
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
+#include "spdlog/spdlog.h"
 #include "worker/device/process_identity.h"
 
 namespace shardwright {
@@ -18,6 +21,11 @@ constexpr size_t kTogetherMax = 8;
 
 // With order by the host, only the worker's own copies are waited for.
 constexpr absl::Duration kCopyWait = absl::Minutes(1);
+
+// A copy takes microseconds: what is asked for each time is worth a busy core
+// for so long. Then there is a pause between two questions.
+constexpr absl::Duration kSpin = absl::Milliseconds(5);
+constexpr absl::Duration kPause = absl::Microseconds(200);
 
 absl::Status InvalidRegion(const std::string& message) {
   return Error(absl::StatusCode::kInvalidArgument, "INVALID_REGION", message);
@@ -124,6 +132,34 @@ absl::StatusOr<std::unique_ptr<RegionTable>> RegionTable::Create(
   return table;
 }
 
+RegionTable::~RegionTable() {
+  absl::StatusOr<bool> idle = WaitUntilIdle(kEndWait);
+  if (idle.ok() && !*idle) {
+    const absl::Status let_go = stream_->LetGo();
+    spdlog::warn("event=trainer_event_let_go status=\"{}\"", let_go.ToString());
+    idle = WaitUntilIdle(kEndWait);
+  }
+  if (idle.ok() && !*idle) {
+    // To unmap what a kernel may still write to would break all sessions.
+    spdlog::error("event=stream_abandoned regions={}", regions_.size());
+    (void)stream_.release();
+  }
+}
+
+absl::StatusOr<bool> RegionTable::WaitUntilIdle(absl::Duration timeout) const {
+  const absl::Time begin = absl::Now();
+  while (true) {
+    ASSIGN_OR_RETURN(const bool idle, stream_->IsIdle());
+    const absl::Duration waited = absl::Now() - begin;
+    if (idle || waited > timeout) return idle;
+    if (waited < kSpin) {
+      std::this_thread::yield();
+    } else {
+      absl::SleepFor(kPause);
+    }
+  }
+}
+
 absl::StatusOr<RegionTable::Region> RegionTable::Map(
     const v1::RegisterRegionRequest& request) {
   const int64_t allocation = request.allocation_bytes();
@@ -192,7 +228,7 @@ absl::Status RegionTable::Unregister(int64_t id) {
     region = found->second;
     regions_.erase(found);
   }
-  ASSIGN_OR_RETURN(const bool idle, stream_->WaitUntilIdle(kIdleWait));
+  ASSIGN_OR_RETURN(const bool idle, WaitUntilIdle(kIdleWait));
   if (!idle) {
     return Error(absl::StatusCode::kDeadlineExceeded, "REGION_BUSY",
                  absl::StrCat("region ", id, " is still in use after ",
@@ -209,7 +245,7 @@ absl::Status RegionTable::Run(const std::function<absl::Status()>& body) {
     RETURN_IF_ERROR(body());
   }
   if (agreement_.order() == v1::GpuSession::EVENTS) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const bool idle, stream_->WaitUntilIdle(kCopyWait));
+  ASSIGN_OR_RETURN(const bool idle, WaitUntilIdle(kCopyWait));
   if (idle) return absl::OkStatus();
   return Error(absl::StatusCode::kDataLoss, "DEVICE_FAILED",
                absl::StrCat("the copies still run after ",

@@ -19,10 +19,14 @@
 
 namespace shardwright {
 
-// Thread-safe. Destroying it waits for what runs, then unmaps all regions.
+// Thread-safe.
 class RegionTable {
  public:
   static constexpr int kRegionsMax = 1024;
+
+  // How long the destructor waits for what runs; then for the same once more,
+  // without the trainer's event, which never comes if the trainer is dead.
+  static constexpr absl::Duration kEndWait = absl::Seconds(1);
 
   // How long Unregister() waits for the copies that use a region.
   static constexpr absl::Duration kIdleWait = absl::Seconds(10);
@@ -35,6 +39,10 @@ class RegionTable {
   //   DATA_LOSS           DEVICE_FAILED
   static absl::StatusOr<std::unique_ptr<RegionTable>> Create(
       RegionDevice* device, const v1::TrainerGpu& trainer);
+
+  // Unmaps all regions when nothing runs. If that does not come to pass, keeps
+  // stream and mappings for ever, and says so.
+  ~RegionTable();
 
   // What was agreed on.
   const v1::GpuSession& agreement() const { return agreement_; }
@@ -78,11 +86,14 @@ class RegionTable {
   RegionTable(std::string gpu_uuid, std::unique_ptr<RegionStream> stream)
       : gpu_uuid_(std::move(gpu_uuid)), stream_(std::move(stream)) {}
 
+  // False: not within `timeout`.
+  absl::StatusOr<bool> WaitUntilIdle(absl::Duration timeout) const;
+
   absl::StatusOr<Region> Map(const v1::RegisterRegionRequest& request);
 
   const std::string gpu_uuid_;
-  v1::GpuSession agreement_;  // Constant after Create().
-  const std::unique_ptr<RegionStream> stream_;
+  v1::GpuSession agreement_;              // Constant after Create().
+  std::unique_ptr<RegionStream> stream_;  // Constant.
 
   // Held while copies are being started, and while the mappings change.
   mutable Mutex starting_;

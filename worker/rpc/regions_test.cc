@@ -168,6 +168,19 @@ TEST_F(RegionsTest, TheEndOfTheSessionUnmapsAll) {
   EXPECT_THAT(Run({Operation()}), IsOk());
 }
 
+TEST_F(RegionsTest, WhatNeverEndsIsLeftAndTheWorkerLives) {
+  gpu_.SetStuck();
+  gpu_.Hold();
+  ASSERT_THAT(Run({Operation()}), IsOk());
+  session_ = nullptr;
+  EXPECT_TRUE(
+      Eventually([this] { return client_.Describe()->session_count() == 0; }));
+  EXPECT_EQ(gpu_.mapping_count(), 2);
+  Open(Trainer());
+  EXPECT_THAT(Run({Operation()}), IsOk());
+  gpu_.Release();
+}
+
 TEST_F(RegionsTest, ThereIsALimitToTheRegionsOfASession) {
   for (int i = 2; i < RegionTable::kRegionsMax; ++i) {
     ASSERT_THAT(client_.RegisterRegion(Registration("source", 0)), IsOk());
