@@ -1,0 +1,404 @@
+// Cliques of two GPUs. Members are threads of this process, each with its own
+// GPU; one that is to be killed is a process of its own, which carries out
+// what it is told on its standard input.
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "cuda_runtime_api.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "proto/status/error.h"
+#include "proto/status/status_matchers.h"
+#include "worker/comm/nccl_communicator.h"
+#include "worker/comm/nccl_minter.h"
+
+namespace shardwright {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr absl::Duration kPatience = absl::Seconds(30);
+constexpr char kPeerWord[] = "--peer";
+
+int GpuCount() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+std::unique_ptr<CommunicatorFactory> FactoryOf(
+    int device, absl::Duration timeout = kPatience) {
+  NcclOptions options;
+  options.device = device;
+  options.connect_timeout = options.operation_timeout = timeout;
+  auto factory = CreateNcclFactory(options);
+  EXPECT_THAT(factory, IsOk());
+  return *std::move(factory);
+}
+
+// Position i has rank 10 + i and GPU i; the first mints.
+std::unique_ptr<CommunicatorAttempt> Begin(int position, int size,
+                                           absl::Duration timeout = kPatience) {
+  CliqueAttempt attempt;
+  attempt.clique = "language/tp/0";
+  attempt.number = 3;
+  attempt.ranks.resize(size);
+  std::iota(attempt.ranks.begin(), attempt.ranks.end(), 10);
+  attempt.position = position;
+  attempt.slot_count = 1;
+  if (position == 0) attempt.slot_indexes = {0};
+  auto begun = FactoryOf(position, timeout)->Begin(attempt);
+  EXPECT_THAT(begun, IsOk());
+  return *std::move(begun);
+}
+
+std::string IdOf(CommunicatorAttempt& attempt) {
+  const auto slots = attempt.Slots();
+  EXPECT_THAT(slots, IsOk());
+  return slots.ok() ? slots->at(0) : "";
+}
+
+void OnEach(int size, const std::function<void(int)>& run) {
+  std::vector<std::thread> threads;
+  for (int i = 0; i < size; ++i) threads.emplace_back(run, i);
+  for (std::thread& thread : threads) thread.join();
+}
+
+std::vector<std::shared_ptr<Communicator>> ConnectAll(int size) {
+  std::vector<std::unique_ptr<CommunicatorAttempt>> attempts;
+  for (int i = 0; i < size; ++i) attempts.push_back(Begin(i, size));
+  const std::string id = IdOf(*attempts[0]);
+  std::vector<std::shared_ptr<Communicator>> communicators(size);
+  OnEach(size, [&](int i) {
+    auto connected = attempts[i]->Connect({id});
+    ASSERT_THAT(connected, IsOk());
+    communicators[i] = *std::move(connected);
+  });
+  return communicators;
+}
+
+// The second member of two, in a process that can be killed.
+class Peer {
+ public:
+  // Says when it is about to connect ('b'), and when it has ('c').
+  explicit Peer(const std::string& id) {
+    int in[2], out[2];
+    EXPECT_EQ(pipe2(in, O_CLOEXEC), 0);
+    EXPECT_EQ(pipe2(out, O_CLOEXEC), 0);
+    posix_spawn_file_actions_t files;
+    posix_spawn_file_actions_init(&files);
+    posix_spawn_file_actions_adddup2(&files, in[0], STDIN_FILENO);
+    posix_spawn_file_actions_adddup2(&files, out[1], STDOUT_FILENO);
+    char name[] = "peer";
+    char word[sizeof(kPeerWord)];
+    std::memcpy(word, kPeerWord, sizeof(word));
+    char* const arguments[] = {name, word, nullptr};
+    EXPECT_EQ(posix_spawn(&pid_, "/proc/self/exe", &files, nullptr, arguments,
+                          environ),
+              0);
+    posix_spawn_file_actions_destroy(&files);
+    close(in[0]);
+    close(out[1]);
+    to_ = in[1];
+    from_ = out[0];
+    EXPECT_EQ(write(to_, id.data(), id.size()),
+              static_cast<ssize_t>(id.size()));
+  }
+  ~Peer() {
+    Kill();
+    close(to_);
+    close(from_);
+  }
+
+  // What it says next; 0: it has ended.
+  char Hear() {
+    char word = 0;
+    return read(from_, &word, 1) == 1 ? word : 0;
+  }
+  void TellToMeet() { EXPECT_EQ(write(to_, "m", 1), 1); }
+  void Kill() {
+    if (pid_ == 0) return;
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+    pid_ = 0;
+  }
+
+ private:
+  pid_t pid_ = 0;
+  int to_ = -1;
+  int from_ = -1;
+};
+
+void Say(int fd, char word) {
+  if (write(fd, &word, 1) != 1) _exit(1);
+}
+
+// The peer's main(): reads an id, connects, and then meets whenever it is told.
+int RunPeer() {
+  // NCCL may write to the standard output.
+  const int out = dup(STDOUT_FILENO);
+  dup2(STDERR_FILENO, STDOUT_FILENO);
+  std::string id(128, '\0');
+  for (size_t got = 0; got < id.size();) {
+    const ssize_t count = read(STDIN_FILENO, &id[got], id.size() - got);
+    if (count <= 0) return 1;
+    got += count;
+  }
+  const auto attempt = Begin(1, 2);
+  Say(out, 'b');
+  const auto connected = attempt->Connect({id});
+  if (!connected.ok()) {
+    std::cerr << "peer: " << connected.status() << std::endl;
+    return 1;
+  }
+  Say(out, 'c');
+  for (char word = 0; read(STDIN_FILENO, &word, 1) == 1;) {
+    Say(out, (*connected)->Barrier().ok() ? 'm' : 'x');
+  }
+  return 0;
+}
+
+int CountEntries(const std::string& directory) {
+  int count = 0;
+  DIR* const open = opendir(directory.c_str());
+  while (readdir(open) != nullptr) ++count;
+  closedir(open);
+  return count;
+}
+
+int ThreadCount() { return CountEntries("/proc/self/task"); }
+
+// What must not grow.
+struct Footprint {
+  int threads = ThreadCount();
+  int fds = CountEntries("/proc/self/fd");
+  int64_t gpu_mib[2] = {GpuMib(0), GpuMib(1)};
+
+  static int64_t GpuMib(int device) {
+    size_t free_bytes = 0, bytes = 0;
+    EXPECT_EQ(cudaSetDevice(device), cudaSuccess);
+    EXPECT_EQ(cudaMemGetInfo(&free_bytes, &bytes), cudaSuccess);
+    return (bytes - free_bytes) >> 20;
+  }
+};
+
+std::ostream& operator<<(std::ostream& out, const Footprint& footprint) {
+  return out << footprint.threads << " threads, " << footprint.fds << " fds, "
+             << footprint.gpu_mib[0] << " + " << footprint.gpu_mib[1]
+             << " MiB in use on the GPUs";
+}
+
+class NcclCommunicatorTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (GpuCount() < 2) {
+      GTEST_SKIP() << "SKIPPED: needs 2 GPUs, there are " << GpuCount();
+    }
+  }
+
+  // A new attempt after a failed one works.
+  static void ExpectToForm() {
+    const auto attempt = Begin(0, 2);
+    const std::string id = IdOf(*attempt);
+    Peer peer(id);
+    const auto connected = attempt->Connect({id});
+    ASSERT_THAT(connected, IsOk());
+    ASSERT_EQ(peer.Hear(), 'b');
+    ASSERT_EQ(peer.Hear(), 'c');
+    peer.TellToMeet();
+    EXPECT_THAT((*connected)->Barrier(), IsOk());
+    EXPECT_EQ(peer.Hear(), 'm');
+  }
+};
+
+TEST_F(NcclCommunicatorTest, AllGpusOfTheMachineMeet) {
+  const int size = std::min(GpuCount(), 8);
+  const auto members = ConnectAll(size);
+  OnEach(size, [&](int i) {
+    for (int round = 0; round < 20; ++round) {
+      ASSERT_THAT(members[i]->Barrier(), IsOk());
+    }
+    EXPECT_EQ(members[i]->position(), i);
+    EXPECT_THAT(members[i]->status(), IsOk());
+  });
+}
+
+TEST_F(NcclCommunicatorTest, AllGatherGivesEveryMemberTheInputsInGroupOrder) {
+  const auto members = ConnectAll(2);
+  OnEach(2, [&](int i) {
+    for (int round = 0; round < 20; ++round) {
+      const std::string input(1001, static_cast<char>('a' + i + round));
+      std::string output(2002, '?');
+      ASSERT_THAT(members[i]->AllGather(input, absl::MakeSpan(output)), IsOk());
+      for (int j = 0; j < 2; ++j) {
+        ASSERT_EQ(output.substr(j * 1001, 1001),
+                  std::string(1001, static_cast<char>('a' + j + round)));
+      }
+    }
+  });
+}
+
+TEST_F(NcclCommunicatorTest, AllGatherVTakesMoreThanTheStagingAndNothing) {
+  const auto members = ConnectAll(2);
+  // No multiple of a chunk; one has much more than the other.
+  const std::vector<int64_t> counts = {3, (20 << 20) + 7};
+  std::string large(counts[1], '\0');
+  for (size_t i = 0; i < large.size(); ++i) large[i] = i * 31 >> 7;
+  const std::string expected = "abc" + large;
+  OnEach(2, [&](int i) {
+    std::string output(expected.size(), '?');
+    ASSERT_THAT(members[i]->AllGatherV(i == 0 ? "abc" : large, counts,
+                                       absl::MakeSpan(output)),
+                IsOk());
+    EXPECT_TRUE(output == expected);
+    const std::vector<int64_t> none = {0, 0};
+    EXPECT_THAT(members[i]->AllGatherV({}, none, {}), IsOk());
+    EXPECT_THAT(members[i]->Barrier(), IsOk());
+  });
+}
+
+TEST_F(NcclCommunicatorTest, AMemberThatDoesNotConnectIsNamedAtTheDeadline) {
+  const auto attempt = Begin(0, 2, absl::Seconds(3));
+  const auto connected = attempt->Connect({IdOf(*attempt)});
+  EXPECT_THAT(connected, HasReason("MEMBERS_MISSING"));
+  EXPECT_THAT(connected.status().message(),
+              HasSubstr("clique language/tp/0 attempt 3: connect: nothing came "
+                        "from rank 11 in 3s"));
+  ExpectToForm();
+}
+
+TEST_F(NcclCommunicatorTest, AbortEndsConnectAndTheNextAttemptWorks) {
+  const auto attempt = Begin(0, 2);
+  const std::string id = IdOf(*attempt);
+  const int threads = ThreadCount();
+  const absl::Time begin = absl::Now();
+  std::thread connects(
+      [&] { EXPECT_THAT(attempt->Connect({id}), HasReason("PEER_LOST")); });
+  // Itself, the one that watches, and NCCL's own, which waits for the peer.
+  while (ThreadCount() < threads + 3 && absl::Now() - begin < kPatience / 2) {
+    sched_yield();
+  }
+  attempt->Abort(PeerLost("language/tp/0", {11}, "lease expired"));
+  connects.join();
+  EXPECT_LT(absl::Now() - begin, kPatience);
+  ExpectToForm();
+}
+
+TEST_F(NcclCommunicatorTest, APeerKilledWhileItConnectsEndsTheAttempt) {
+  const auto attempt = Begin(0, 2);
+  const std::string id = IdOf(*attempt);
+  Peer peer(id);
+  std::thread connects([&] { EXPECT_FALSE(attempt->Connect({id}).ok()); });
+  EXPECT_EQ(peer.Hear(), 'b');
+  peer.Kill();
+  attempt->Abort(PeerLost("language/tp/0", {11}, "lease expired"));
+  connects.join();
+  ExpectToForm();
+}
+
+TEST_F(NcclCommunicatorTest, APeerKilledInUseEndsWhatWaitsForIt) {
+  const auto attempt = Begin(0, 2);
+  const std::string id = IdOf(*attempt);
+  Peer peer(id);
+  const auto connected = attempt->Connect({id});
+  ASSERT_THAT(connected, IsOk());
+  EXPECT_EQ(peer.Hear(), 'b');
+  EXPECT_EQ(peer.Hear(), 'c');
+  peer.TellToMeet();
+  EXPECT_THAT((*connected)->Barrier(), IsOk());
+  EXPECT_EQ(peer.Hear(), 'm');
+  // Now the peer is not told.
+  std::thread waits([&] {
+    const absl::Status end = (*connected)->Barrier();
+    EXPECT_FALSE(end.ok());
+    EXPECT_EQ(end.message(), (*connected)->status().message());
+  });
+  peer.Kill();
+  (*connected)->Abort(PeerLost("language/tp/0", {11}, "lease expired"));
+  waits.join();
+  EXPECT_FALSE((*connected)->Barrier().ok());
+  ExpectToForm();
+}
+
+TEST_F(NcclCommunicatorTest, AnOperationThatOneMemberDoesNotCallTimesOut) {
+  std::vector<std::unique_ptr<CommunicatorAttempt>> attempts;
+  for (int i = 0; i < 2; ++i) {
+    attempts.push_back(Begin(i, 2, absl::Seconds(10)));
+  }
+  const std::string id = IdOf(*attempts[0]);
+  std::vector<std::shared_ptr<Communicator>> members(2);
+  OnEach(2, [&](int i) { members[i] = *attempts[i]->Connect({id}); });
+  OnEach(2, [&](int i) { ASSERT_THAT(members[i]->Barrier(), IsOk()); });
+  const absl::Status end = members[0]->Barrier();
+  EXPECT_THAT(end, HasReason("MEMBERS_MISSING"));
+  EXPECT_EQ(DetailOf(end).missing().ranges(), "11");
+}
+
+TEST_F(NcclCommunicatorTest, AHundredFormationsAndAbortsLeaveNothingBehind) {
+  const auto form_and_abort = [](int round) {
+    std::vector<std::unique_ptr<CommunicatorAttempt>> attempts;
+    for (int i = 0; i < 2; ++i) attempts.push_back(Begin(i, 2));
+    const std::string id = IdOf(*attempts[0]);
+    const bool completes = round % 2 == 0;
+    OnEach(completes ? 2 : 3, [&](int i) {
+      if (i == 2) {  // While the others connect.
+        for (const auto& attempt : attempts) {
+          attempt->Abort(absl::AbortedError("enough"));
+        }
+        return;
+      }
+      const auto connected = attempts[i]->Connect({id});
+      if (!completes) return;
+      ASSERT_THAT(connected, IsOk());
+      EXPECT_THAT((*connected)->Barrier(), IsOk());
+    });
+  };
+  // What NCCL and CUDA keep once for the process is there then.
+  for (int round = 0; round < 6; ++round) form_and_abort(round);
+  const Footprint before;
+  for (int round = 0; round < 100; ++round) form_and_abort(round);
+  const Footprint after;
+  std::cout << "[ FIGURES  ] before: " << before
+            << "\n[ FIGURES  ] after:  " << after << std::endl;
+  RecordProperty("threads_before", before.threads);
+  RecordProperty("threads_after", after.threads);
+  RecordProperty("fds_before", before.fds);
+  RecordProperty("fds_after", after.fds);
+  EXPECT_LE(after.threads, before.threads);
+  EXPECT_LE(after.fds, before.fds);
+  EXPECT_LE(after.gpu_mib[0], before.gpu_mib[0] + 2);
+  EXPECT_LE(after.gpu_mib[1], before.gpu_mib[1] + 2);
+  EXPECT_EQ(waitpid(-1, nullptr, WNOHANG), -1) << "a child is left";
+}
+
+}  // namespace
+}  // namespace shardwright
+
+int main(int argc, char** argv) {
+  if (const auto exit_code = shardwright::RunNcclMinter(argc, argv)) {
+    return *exit_code;
+  }
+  if (argc == 2 && std::strcmp(argv[1], shardwright::kPeerWord) == 0) {
+    return shardwright::RunPeer();
+  }
+  ::testing::InitGoogleMock(&argc, argv);
+  return RUN_ALL_TESTS();
+}
