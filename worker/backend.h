@@ -1,4 +1,5 @@
-// What a worker computes on, and what its cliques talk over.
+// What a worker computes on beside the host's memory, and what its cliques talk
+// over.
 
 #ifndef WORKER_BACKEND_H_
 #define WORKER_BACKEND_H_
@@ -13,17 +14,20 @@
 #include "shardwright/v1/worker.pb.h"
 #include "worker/comm/communicator.h"
 #include "worker/device/device.h"
+#include "worker/device/region_device.h"
 #include "worker/options.h"
 
 namespace shardwright {
 
 struct Backend {
-  std::unique_ptr<Device> device;
+  std::unique_ptr<Device> gpu;                // Null without one.
+  std::unique_ptr<RegionDevice> gpu_regions;  // The same, for its memory.
   std::unique_ptr<CommunicatorFactory> factory;
-  v1::MemberFacts facts;  // What is to be said of both; host and pid are not.
+  v1::MemberFacts facts;  // Of device and factory.
 
-  // Adds what the device is and has; may be empty.
-  std::function<void(v1::WorkerDescription&)> describe;
+  // Adds what the GPU is and has.
+  std::function<void(v1::WorkerDescription&)> describe =
+      [](v1::WorkerDescription&) {};
 };
 
 // Plain C++, and Gloo over TCP on `host`. Errors: of CreateGlooFactory().

@@ -3,16 +3,19 @@
 #include "worker/comm/nccl_communicator.h"
 #include "worker/comm/nccl_minter.h"
 #include "worker/device/cuda_device.h"
+#include "worker/device/cuda_region_device.h"
 
 namespace shardwright {
 
 absl::StatusOr<Backend> OpenCudaBackend(const WorkerOptions& options) {
   Backend backend;
   ASSIGN_OR_RETURN(const NcclFacts nccl_facts, ProbeNccl());
+  const std::map<std::string, int64_t> free_before = FreeGpuMemory();
   ASSIGN_OR_RETURN(std::unique_ptr<CudaDevice> opened,
                    CudaDevice::Open(options.gpu));
-  const CudaDevice& device = *opened;
-  backend.device = std::move(opened);
+  CudaDevice& device = *opened;
+  backend.gpu = std::move(opened);
+  backend.gpu_regions = std::make_unique<CudaRegionDevice>(device, free_before);
   NcclOptions nccl;
   nccl.device = device.ordinal();
   nccl.connect_timeout = options.form_timeout;

@@ -10,8 +10,7 @@ absl::StatusOr<Backend> OpenHostBackend(const std::string& host) {
   GlooOptions gloo;
   gloo.host = host;
   ASSIGN_OR_RETURN(backend.factory, CreateGlooFactory(gloo));
-  backend.device = std::make_unique<HostDevice>();
-  backend.facts.set_device(backend.device->name());
+  backend.facts.set_device(HostDevice().name());
   backend.facts.set_comm_backend(backend.factory->backend());
   return backend;
 }

@@ -22,6 +22,7 @@
 #include "spdlog/spdlog.h"
 #include "worker/agent/agent.h"
 #include "worker/backend.h"
+#include "worker/device/host_device.h"
 #include "worker/options.h"
 #include "worker/rpc/server.h"
 #include "worker/rpc/worker_service.h"
@@ -118,11 +119,15 @@ absl::Status Serve(const WorkerOptions& options, const sigset_t& stop) {
   client.retry_timeout = absl::ZeroDuration();
   Agent agent(CoordinatorClient::Create(options.coordinator, client),
               *backend.factory, AgentOptionsOf(options, backend));
-  WorkerService service(*backend.device, agent.cliques(), [&agent, &backend] {
-    v1::WorkerDescription description = agent.Describe();
-    if (backend.describe) backend.describe(description);
-    return description;
-  });
+  HostDevice host_device;
+  WorkerService service(
+      host_device, agent.cliques(),
+      [&agent, &backend] {
+        v1::WorkerDescription description = agent.Describe();
+        backend.describe(description);
+        return description;
+      },
+      backend.gpu_regions.get());
   ASSIGN_OR_RETURN(const std::unique_ptr<WorkerServer> server,
                    WorkerServer::Start(options.listen, service));
   const std::string& bound = server->address();

@@ -250,7 +250,9 @@ void NcclCommunicator::Watch() {
         (void)FailLocked("watch", state);
       }
     }
-    std::swap(comm, comm_);
+    // It stays: NCCL may write it until its own thread has ended. Nobody uses
+    // it any more.
+    comm = comm_;
   }
   if (comm == nullptr) return;
   const nvtx3::scoped_range range(Where("abort"));
