@@ -9,6 +9,7 @@
 #ifndef CLIENT_CC_WORKER_CLIENT_H_
 #define CLIENT_CC_WORKER_CLIENT_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -48,9 +49,12 @@ class WorkerClient {
 
   absl::StatusOr<v1::WorkerDescription> Describe() const;
 
-  // The session outlives the client.
+  // The session outlives the client. `on_end`, if there is one, is called once,
+  // in a thread of the session's, when the session has ended, however that
+  // was; it must not destroy the session.
   absl::StatusOr<std::unique_ptr<WorkerSession>> OpenSession(
-      const v1::OpenSessionRequest& request) const;
+      const v1::OpenSessionRequest& request,
+      std::function<void()> on_end = nullptr) const;
 
   absl::StatusOr<v1::RegisterRegionResponse> RegisterRegion(
       const v1::RegisterRegionRequest& request) const;

@@ -64,7 +64,9 @@ SW_EXPORT sw_code sw_worker_connect(const char* address, int64_t timeout_ms,
 SW_EXPORT void sw_worker_destroy(sw_worker* worker);
 
 /* {"job", "rank", "kind", "generation", "phase", "facts": {...}, "cliques":
- * [{"name", "attempt", "ranks", "state"}], "session_count", "copied_bytes"} */
+ * [{"name", "attempt", "ranks", "state"}], "session_count", "copied_bytes",
+ * "context_memory_bytes", "sessions": [{"segment_count", "region_count",
+ * "region_bytes", "table_count", "order", "order_reason"}]} */
 SW_EXPORT sw_code sw_worker_describe(const sw_worker* worker, char** json);
 
 /* Shared memory that the worker has mapped; outlives the worker's handle. */
@@ -80,7 +82,8 @@ SW_EXPORT sw_code sw_session_open(const sw_worker* worker,
                                   const sw_segment* segments,
                                   int64_t segment_count, sw_session** out);
 
-/* Ends the session: the worker unmaps the segments and unlinks their names. */
+/* Ends the session: the worker unmaps the segments and unlinks their names, and
+ * unmaps regions. Waits for what it copies on a GPU. */
 SW_EXPORT void sw_session_destroy(sw_session* session);
 
 /* A tensor in shared memory. */

@@ -4,28 +4,17 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "client/cc/worker_client.h"
 #include "client/native/call.h"
-#include "client/native/handles.h"
+#include "client/native/session.h"
 #include "client/native/shardwright_service.h"
 #include "nlohmann/json.hpp"
 #include "proto/plan/codec.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
 
-struct sw_worker {
-  shardwright::WorkerClient client;
-};
-
-struct sw_session {
-  shardwright::WorkerClient client;
-  std::unique_ptr<shardwright::WorkerSession> session;
-};
-
 namespace shardwright {
 namespace {
 
-constexpr int64_t kSegmentsMax = 64;
 constexpr int64_t kOperationsMax = 4096;
 
 nlohmann::ordered_json DescriptionJson(const v1::WorkerDescription& worker) {
@@ -52,6 +41,16 @@ nlohmann::ordered_json DescriptionJson(const v1::WorkerDescription& worker) {
   }
   json["session_count"] = worker.session_count();
   json["copied_bytes"] = worker.copied_bytes();
+  json["context_memory_bytes"] = worker.context_memory_bytes();
+  json["sessions"] = nlohmann::ordered_json::array();
+  for (const v1::SessionDescription& session : worker.sessions()) {
+    json["sessions"].push_back({{"segment_count", session.segment_count()},
+                                {"region_count", session.region_count()},
+                                {"region_bytes", session.region_bytes()},
+                                {"table_count", session.table_count()},
+                                {"order", session.order()},
+                                {"order_reason", session.order_reason()}});
+  }
   return json;
 }
 
@@ -64,14 +63,13 @@ v1::Tensor ToProto(const sw_tensor& tensor) {
 }
 
 absl::StatusOr<v1::CopyOperation> OperationFrom(const sw_operation& in) {
-  RETURN_IF_ERROR(CheckNotNull({{"operation.plan", in.plan}}));
-  ASSIGN_OR_RETURN(const sw_plan::Table* table, in.plan->Find(in.table));
+  RETURN_IF_ERROR(CheckLive("operation.plan", in.plan));
   RETURN_IF_ERROR(CheckArray("operation.sources", in.sources, in.source_count,
                              CopyTable::kSourcesMax));
   RETURN_IF_ERROR(
       CheckArray("operation.fill bytes", in.fill, in.fill_bytes, in.row_bytes));
   v1::CopyOperation operation;
-  *operation.mutable_table() = ToProto(*table->copies);
+  ASSIGN_OR_RETURN(*operation.mutable_plan_table(), NameOf(*in.plan, in.table));
   for (int64_t k = 0; k < in.source_count; ++k) {
     *operation.add_sources() = ToProto(in.sources[k]);
   }
@@ -119,23 +117,21 @@ sw_code sw_session_open(const sw_worker* worker, const sw_segment* segments,
                         int64_t segment_count, sw_session** out) {
   return Call([&]() -> absl::Status {
     RETURN_IF_ERROR(CheckNotNull({{"worker", worker}, {"out", out}}));
-    RETURN_IF_ERROR(CheckArray("segments", segments, segment_count,
-                               shardwright::kSegmentsMax));
-    shardwright::v1::OpenSessionRequest request;
-    for (int64_t i = 0; i < segment_count; ++i) {
-      RETURN_IF_ERROR(CheckNotNull({{"segment.name", segments[i].name}}));
-      shardwright::v1::SharedMemory* segment = request.add_segments();
-      segment->set_name(segments[i].name);
-      segment->set_size_bytes(segments[i].size_bytes);
-    }
-    ASSIGN_OR_RETURN(std::unique_ptr<shardwright::WorkerSession> session,
-                     worker->client.OpenSession(request));
-    *out = new sw_session{worker->client, std::move(session)};
+    ASSIGN_OR_RETURN(const shardwright::v1::OpenSessionRequest request,
+                     shardwright::SegmentsFrom(segments, segment_count));
+    auto session = std::make_unique<sw_session>(worker->client);
+    ASSIGN_OR_RETURN(session->session, worker->client.OpenSession(request));
+    *out = session.release();
     return absl::OkStatus();
   });
 }
 
-void sw_session_destroy(sw_session* session) { delete session; }
+void sw_session_destroy(sw_session* session) {
+  if (session != nullptr && session->order != nullptr) {
+    session->order->Drain(*session->session);
+  }
+  delete session;
+}
 
 sw_code sw_session_run(const sw_session* session,
                        const sw_operation* operations, int64_t operation_count,
@@ -145,13 +141,16 @@ sw_code sw_session_run(const sw_session* session,
     RETURN_IF_ERROR(CheckArray("operations", operations, operation_count,
                                shardwright::kOperationsMax));
     shardwright::v1::RunCopiesRequest request;
-    request.set_session_id(session->session->id());
+    std::vector<const shardwright::CopyTable*> tables;
     for (int64_t i = 0; i < operation_count; ++i) {
       ASSIGN_OR_RETURN(*request.add_operations(),
                        shardwright::OperationFrom(operations[i]));
+      ASSIGN_OR_RETURN(const sw_plan::Table* table,
+                       operations[i].plan->Find(operations[i].table));
+      tables.push_back(table->copies);
     }
     ASSIGN_OR_RETURN(const shardwright::v1::RunCopiesResponse response,
-                     session->client.RunCopies(request));
+                     session->Run(std::move(request), tables));
     if (copied_bytes != nullptr) *copied_bytes = response.copied_bytes();
     return absl::OkStatus();
   });
@@ -168,6 +167,10 @@ sw_code sw_session_gather(const sw_session* session, const char* kind,
     request.set_kind(kind);
     ASSIGN_OR_RETURN(*request.mutable_operation(),
                      shardwright::OperationFrom(*operation));
+    ASSIGN_OR_RETURN(const sw_plan::Table* table,
+                     operation->plan->Find(operation->table));
+    *request.mutable_operation()->mutable_table() =
+        shardwright::ToProto(*table->copies);
     request.set_digest(operation->plan->plan.digest);
     ASSIGN_OR_RETURN(const shardwright::v1::GatherShardsResponse response,
                      session->client.GatherShards(request));

@@ -216,9 +216,26 @@ absl::Status SharedEvent::MakeWait(GpuStream stream) const {
                     "waiting for an event in a stream");
 }
 
-absl::Status SharedEvent::Synchronize() const {
+absl::StatusOr<bool> SharedEvent::IsDone() const {
   const CurrentDevice current(ordinal_);
-  return CudaStatus(cudaEventSynchronize(event_), "waiting for an event");
+  const cudaError_t error = cudaEventQuery(event_);
+  if (error == cudaErrorNotReady) {
+    (void)cudaGetLastError();
+    return false;
+  }
+  RETURN_IF_ERROR(CudaStatus(error, "asking for an event"));
+  return true;
+}
+
+absl::Status SharedEvent::LetGo() {
+  const CurrentDevice current(ordinal_);
+  cudaStream_t idle = nullptr;
+  RETURN_IF_ERROR(
+      CudaStatus(cudaStreamCreateWithFlags(&idle, cudaStreamNonBlocking),
+                 "creating a stream"));
+  const absl::Status status = Record(idle);
+  cudaStreamDestroy(idle);
+  return status;
 }
 
 }  // namespace shardwright

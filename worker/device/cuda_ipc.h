@@ -75,7 +75,13 @@ class SharedEvent {
   // behind.
   absl::Status MakeWait(GpuStream stream) const;
 
-  absl::Status Synchronize() const;
+  // Whether what it was last recorded behind is done.
+  absl::StatusOr<bool> IsDone() const;
+
+  // Ends all waiting for the event, when the process that was to record it has
+  // died: what waits does so for a count that only grows, and whoever has the
+  // event open may add to it.
+  absl::Status LetGo();
 
  private:
   SharedEvent(int ordinal, std::string handle, CUevent_st* event)

@@ -96,17 +96,7 @@ class CudaRegionStream : public RegionStream {
   }
 
   absl::Status LetGo() override {
-    if (ready_ == nullptr) return absl::OkStatus();
-    // An event may be recorded by whoever has opened it; what waits for it
-    // waits for a count that only grows.
-    const CurrentDevice current(device_.ordinal());
-    cudaStream_t idle = nullptr;
-    RETURN_IF_ERROR(
-        CudaStatus(cudaStreamCreateWithFlags(&idle, cudaStreamNonBlocking),
-                   "creating a stream"));
-    const absl::Status status = ready_->Record(idle);
-    cudaStreamDestroy(idle);
-    return status;
+    return ready_ == nullptr ? absl::OkStatus() : ready_->LetGo();
   }
 
  private:

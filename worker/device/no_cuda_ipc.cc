@@ -40,6 +40,8 @@ absl::Status SharedEvent::Record(GpuStream) { return NotBuilt(); }
 
 absl::Status SharedEvent::MakeWait(GpuStream) const { return NotBuilt(); }
 
-absl::Status SharedEvent::Synchronize() const { return NotBuilt(); }
+absl::StatusOr<bool> SharedEvent::IsDone() const { return NotBuilt(); }
+
+absl::Status SharedEvent::LetGo() { return NotBuilt(); }
 
 }  // namespace shardwright

@@ -1,0 +1,176 @@
+#include "client/native/session.h"
+
+#include <deque>
+#include <map>
+#include <thread>
+#include <utility>
+
+#include "client/native/call.h"
+#include "proto/plan/codec.h"
+#include "proto/status/error.h"
+#include "proto/status/status_macros.h"
+
+namespace shardwright {
+namespace {
+
+constexpr int64_t kSegmentsMax = 64;
+
+// Events of sessions that have ended, by GPU. The worker closes its side a
+// little later than we ours, and an event must outlive that: the oldest is used
+// again only when there are many. Never destroyed: a program may end while its
+// threads run.
+struct OldEvents {
+  static constexpr size_t kCountMin = 8;
+
+  Mutex mutex;
+  std::map<int, std::deque<std::unique_ptr<SharedEvent>>> by_ordinal
+      ABSL_GUARDED_BY(mutex);
+};
+
+OldEvents& TheOldEvents() {
+  static OldEvents& events = *new OldEvents;
+  return events;
+}
+
+absl::StatusOr<std::unique_ptr<SharedEvent>> TakeEvent(int ordinal) {
+  OldEvents& old = TheOldEvents();
+  {
+    const MutexLock lock(old.mutex);
+    auto& events = old.by_ordinal[ordinal];
+    if (events.size() > OldEvents::kCountMin) {
+      std::unique_ptr<SharedEvent> event = std::move(events.front());
+      events.pop_front();
+      return event;
+    }
+  }
+  return SharedEvent::Create(ordinal);
+}
+
+void GiveEvent(int ordinal, std::unique_ptr<SharedEvent> event) {
+  OldEvents& old = TheOldEvents();
+  const MutexLock lock(old.mutex);
+  old.by_ordinal[ordinal].push_back(std::move(event));
+}
+
+}  // namespace
+
+bool SentTables::Has(const v1::PlanTable& name) const {
+  const MutexLock lock(mutex_);
+  return names_.count({name.digest(), name.rank(), name.kind()}) > 0;
+}
+
+void SentTables::Add(const v1::PlanTable& name) {
+  const MutexLock lock(mutex_);
+  if (names_.size() >= kNamesMax) names_.clear();
+  names_.insert({name.digest(), name.rank(), name.kind()});
+}
+
+StreamOrder::~StreamOrder() {
+  if (ready_ != nullptr) GiveEvent(ordinal_, std::move(ready_));
+}
+
+std::string StreamOrder::MakeReadyEvent() {
+  absl::StatusOr<std::unique_ptr<SharedEvent>> event = TakeEvent(ordinal_);
+  if (!event.ok()) return "";
+  ready_ = *std::move(event);
+  return ready_->handle();
+}
+
+absl::Status StreamOrder::Accept(const v1::GpuSession& agreement) {
+  if (agreement.order() != v1::GpuSession::EVENTS) {
+    if (ready_ != nullptr) GiveEvent(ordinal_, std::move(ready_));
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(auto done,
+                   SharedEvent::Open(ordinal_, agreement.done_event()));
+  const MutexLock lock(mutex_);
+  done_ = std::move(done);
+  return absl::OkStatus();
+}
+
+absl::Status StreamOrder::Before(GpuStream stream) {
+  if (ready_ == nullptr) return SynchronizeStream(ordinal_, stream);
+  return ready_->Record(stream);
+}
+
+absl::Status StreamOrder::After(GpuStream stream) {
+  const MutexLock lock(mutex_);
+  // A wait that began after LetGo() would never end.
+  if (done_ == nullptr || worker_gone_) return absl::OkStatus();
+  return done_->MakeWait(stream);
+}
+
+void StreamOrder::Drain(const WorkerSession& session) {
+  while (session.status().ok()) {
+    {
+      const MutexLock lock(mutex_);
+      if (done_ == nullptr) return;
+      const absl::StatusOr<bool> done = done_->IsDone();
+      if (!done.ok() || *done) return;
+    }
+    std::this_thread::yield();
+  }
+}
+
+void StreamOrder::LetGo() {
+  const MutexLock lock(mutex_);
+  worker_gone_ = true;
+  if (done_ == nullptr) return;
+  const absl::StatusOr<bool> done = done_->IsDone();
+  if (done.ok() && !*done) (void)done_->LetGo();
+}
+
+absl::StatusOr<v1::PlanTable> NameOf(const sw_plan& plan, sw_table_id table) {
+  RETURN_IF_ERROR(plan.Find(table).status());
+  v1::PlanTable name;
+  name.set_digest(plan.plan.digest);
+  name.set_rank(plan.plan.rank);
+  name.set_kind(table == SW_LABELS ? v1::PlanTable::LABELS
+                                   : v1::PlanTable::EMBEDDINGS);
+  return name;
+}
+
+absl::StatusOr<v1::OpenSessionRequest> SegmentsFrom(const sw_segment* segments,
+                                                    int64_t segment_count) {
+  RETURN_IF_ERROR(
+      CheckArray("segments", segments, segment_count, kSegmentsMax));
+  v1::OpenSessionRequest request;
+  for (int64_t i = 0; i < segment_count; ++i) {
+    RETURN_IF_ERROR(CheckNotNull({{"segment.name", segments[i].name}}));
+    v1::SharedMemory& segment = *request.add_segments();
+    segment.set_name(segments[i].name);
+    segment.set_size_bytes(segments[i].size_bytes);
+  }
+  return request;
+}
+
+}  // namespace shardwright
+
+absl::StatusOr<shardwright::v1::RunCopiesResponse> sw_session::Run(
+    shardwright::v1::RunCopiesRequest request,
+    absl::Span<const shardwright::CopyTable* const> tables) const {
+  request.set_session_id(session->id());
+  const auto add_tables = [&](bool all) {
+    for (int i = 0; i < request.operations_size(); ++i) {
+      shardwright::v1::CopyOperation& operation =
+          *request.mutable_operations(i);
+      if (!operation.has_table() &&
+          (all || !sent.Has(operation.plan_table()))) {
+        *operation.mutable_table() = shardwright::ToProto(*tables[i]);
+      }
+    }
+  };
+  add_tables(/*all=*/false);
+  absl::StatusOr<shardwright::v1::RunCopiesResponse> response =
+      client.RunCopies(request);
+  if (shardwright::ReasonOf(response.status()) == "PLAN_UNKNOWN") {
+    // It has forgotten some: nothing has moved yet.
+    add_tables(/*all=*/true);
+    response = client.RunCopies(request);
+  }
+  if (!response.ok()) return response;
+  for (const auto& operation : request.operations()) {
+    if (operation.has_table()) sent.Add(operation.plan_table());
+  }
+  return response;
+}

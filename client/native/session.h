@@ -1,0 +1,103 @@
+// What is behind sw_worker and sw_session.
+
+#ifndef CLIENT_NATIVE_SESSION_H_
+#define CLIENT_NATIVE_SESSION_H_
+
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "client/cc/worker_client.h"
+#include "client/native/handles.h"
+#include "client/native/shardwright_service.h"
+#include "proto/sync/mutex.h"
+#include "shardwright/v1/worker.pb.h"
+#include "worker/device/cuda_ipc.h"
+
+namespace shardwright {
+
+// Which tables the worker has been sent in a session, as far as we remember.
+// Thread-safe.
+class SentTables {
+ public:
+  bool Has(const v1::PlanTable& name) const;
+  void Add(const v1::PlanTable& name);
+
+ private:
+  // The worker forgets sooner or later; then it says so.
+  static constexpr size_t kNamesMax = 1024;
+  using Key = std::tuple<uint64_t, int64_t, int>;  // Digest, rank, kind.
+
+  mutable Mutex mutex_;
+  std::set<Key> names_ ABSL_GUARDED_BY(mutex_);
+};
+
+// The trainer's side of the order of its stream and the worker's. Thread-safe.
+class StreamOrder {
+ public:
+  explicit StreamOrder(int ordinal) : ordinal_(ordinal) {}
+  ~StreamOrder();
+
+  int ordinal() const { return ordinal_; }
+
+  // To be offered to the worker; empty if there can be none.
+  std::string MakeReadyEvent();
+  absl::Status Accept(const v1::GpuSession& agreement);
+
+  // Around a call that has the worker copy, in the order of `stream`. Held
+  // between the two, because the events have room for one call.
+  Mutex& running() { return running_; }
+  absl::Status Before(GpuStream stream);
+  absl::Status After(GpuStream stream);
+
+  // Waits for what the worker was told to do, while `session` lasts.
+  void Drain(const WorkerSession& session);
+
+  // The worker is gone: what waits for it goes on.
+  void LetGo();
+
+ private:
+  const int ordinal_;
+  Mutex running_;
+  std::unique_ptr<SharedEvent> ready_;  // Ours.
+  Mutex mutex_;
+  std::unique_ptr<SharedEvent> done_ ABSL_GUARDED_BY(mutex_);  // The worker's.
+  bool worker_gone_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// What the worker keeps a plan's table by.
+absl::StatusOr<v1::PlanTable> NameOf(const sw_plan& plan, sw_table_id table);
+
+// A request with the caller's segments, checked as far as one can.
+absl::StatusOr<v1::OpenSessionRequest> SegmentsFrom(const sw_segment* segments,
+                                                    int64_t segment_count);
+
+}  // namespace shardwright
+
+struct sw_worker {
+  shardwright::WorkerClient client;
+};
+
+struct sw_session {
+  explicit sw_session(shardwright::WorkerClient worker)
+      : client(std::move(worker)) {}
+
+  // Calls the worker with operations that have a `plan_table` each and no
+  // table; sends those of `tables`, in order, that the worker does not have.
+  absl::StatusOr<shardwright::v1::RunCopiesResponse> Run(
+      shardwright::v1::RunCopiesRequest request,
+      absl::Span<const shardwright::CopyTable* const> tables) const;
+
+  shardwright::WorkerClient client;
+  std::shared_ptr<shardwright::StreamOrder> order;  // Null: no GPU.
+  std::unique_ptr<shardwright::WorkerSession> session;
+  mutable shardwright::SentTables sent;
+};
+
+#endif  // CLIENT_NATIVE_SESSION_H_
