@@ -18,6 +18,7 @@ from shardwright.layout import Group, Job, Layout, Rank, connect
 from shardwright.member import Member
 from shardwright.packing import Packed, pad_documents
 from shardwright.plan import Coordinates, Load, Plan, RowCopy, Run, Table
+from shardwright.region import GpuSession, Region
 from shardwright.worker import Gathered, Session, Worker, worker
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Coordinates",
     "Gathered",
     "Gpu",
+    "GpuSession",
     "Group",
     "Job",
     "Layout",
@@ -36,6 +38,7 @@ __all__ = [
     "Packed",
     "Plan",
     "Rank",
+    "Region",
     "RowCopy",
     "Run",
     "Session",

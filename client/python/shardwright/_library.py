@@ -192,6 +192,37 @@ class GpuOperation(Structure):
     ]
 
 
+class MemoryHandle(Structure):
+    _fields_ = [
+        ("memory_handle", c_void_p),
+        ("allocation_bytes", c_int64),
+        ("offset_bytes", c_int64),
+        ("size_bytes", c_int64),
+    ]
+
+
+class RegionTensor(Structure):
+    _fields_ = [
+        ("region", c_int64),
+        ("offset_bytes", c_int64),
+        ("size_bytes", c_int64),
+    ]
+
+
+class RegionOperation(Structure):
+    _fields_ = [
+        ("plan", c_void_p),
+        ("table", c_int32),
+        ("adjoint", c_int32),
+        ("row_bytes", c_int64),
+        ("element_bytes", c_int64),
+        ("sources", POINTER(RegionTensor)),
+        ("source_count", c_int64),
+        ("destination", RegionTensor),
+        ("fill", c_char_p),
+    ]
+
+
 class SlotBounds(Structure):
     _fields_ = [
         ("entry_count", c_int64),
@@ -248,6 +279,35 @@ _FALLIBLE = {
         _HANDLE,
         c_char_p,
         POINTER(Operation),
+        POINTER(c_int64),
+    ],
+    "sw_session_open_gpu": [
+        _HANDLE,
+        POINTER(Segment),
+        c_int64,
+        c_int32,
+        c_int32,
+        _OUT,
+    ],
+    "sw_session_get_order": [_HANDLE, _OUT],
+    "sw_session_check": [_HANDLE],
+    "sw_session_register_region": [
+        _HANDLE,
+        c_void_p,
+        c_int64,
+        POINTER(c_int64),
+    ],
+    "sw_session_register_handle": [
+        _HANDLE,
+        POINTER(MemoryHandle),
+        POINTER(c_int64),
+    ],
+    "sw_session_unregister_region": [_HANDLE, c_int64],
+    "sw_session_run_regions": [
+        _HANDLE,
+        POINTER(RegionOperation),
+        c_int64,
+        c_void_p,
         POINTER(c_int64),
     ],
     "sw_gpu_open": [c_int32, _OUT],

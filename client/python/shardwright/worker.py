@@ -15,6 +15,7 @@ import numpy
 from shardwright import _library
 from shardwright.errors import Code, ShardwrightError, invalid
 from shardwright.plan import Plan, check_contiguous, fill_bytes
+from shardwright.region import GpuSession
 
 _SHARED_MEMORY = "/dev/shm"
 _ALIGNMENT_BYTES = 64
@@ -84,6 +85,19 @@ class Worker:
         Use it in a `with`: leaving the block ends the session.
         """
         return Session(self._handle, size_bytes)
+
+    def gpu_session(
+        self, ordinal: int = 0, *, order: str = "best"
+    ) -> GpuSession:
+        """Lets the worker copy this process's memory on a GPU.
+
+        Args:
+          ordinal: of the GPU, as CUDA counts in this process; the worker must
+            serve it.
+          order: "best" orders this process's stream and the worker's by events
+            if both can share them; "host" has calls wait for both.
+        """
+        return GpuSession(self._handle, ordinal, order)
 
 
 class Session:
