@@ -42,22 +42,26 @@ built() { echo "bazel-bin/$(sed -e 's|^//||' -e 's|:|/|' <<<"$1")"; }
 
 # Labels of the programs with a tag.
 tagged() {
-  bazel query --noshow_progress \
-    "kind('cc_(test|binary) rule', attr(tags, '[\[ ]$1[],]', //...))" \
-    2>"$work/query.log" || { cat "$work/query.log" >&2; return 1; }
+  bazel query --noshow_progress --ui_event_filters=error \
+    "kind('cc_(test|binary) rule', attr(tags, '[\[ ]$1[],]', //...))"
 }
 
-# Writes the manifest, and prints the label of each GPU program.
+# Writes the manifest, and prints the label of each GPU program. One with
+# several tags runs where there are GPUs enough for the first.
 list_gpu_programs() {
-  local tag label kind
+  local tag label name kind
   for tag in gpu1 gpu2 gpu4 gpu_benchmark; do
     kind="test"
     [[ $tag == gpu_benchmark ]] && kind="benchmark"
-    for label in $(tagged "$tag"); do
-      echo "$kind $tag ${label##*:}" >>"$bundle/manifest"
-      echo "$label"
-    done
-  done | sort -u
+    tagged "$tag" >"$work/tagged"
+    while read -r label; do
+      name="${label##*:}"
+      grep -qxF "$label" "$work/programs" && continue
+      grep -q " $name\$" "$bundle/manifest" && die "two programs are $name"
+      echo "$kind $tag $name" >>"$bundle/manifest"
+      echo "$label" >>"$work/programs"
+    done <"$work/tagged"
+  done
 }
 
 # A program or library of ours, stripped, which finds what it needs in lib/.
@@ -137,7 +141,7 @@ check_start() {
 }
 
 command -v patchelf >/dev/null || die "needs patchelf (bash deploy/setup.sh)"
-mkdir -p "$bundle"/{bin,lib,layouts,tests/bin} "$(dirname "$out")"
+mkdir -p "$bundle"/{bin,lib,layouts,tests/{bin,data}} "$(dirname "$out")"
 echo "commit $(git describe --always --dirty 2>/dev/null || echo unknown)" \
   >"$bundle/manifest"
 
@@ -145,8 +149,8 @@ programs=()
 bazel query --noshow_progress '@cuda//:all' >/dev/null 2>&1
 if grep -q '^REQUIRES_CUDA = \[\]' \
   "$(bazel info output_base 2>/dev/null)/external/cuda/defs.bzl"; then
-  # A word a line, so that a failed query is seen.
-  list_gpu_programs >"$work/programs"
+  : >"$work/programs"
+  list_gpu_programs
   mapfile -t programs <"$work/programs"
 else
   echo "bundle: no CUDA here (CUDA_HOME, /usr/local/cuda): the bundle is for" \

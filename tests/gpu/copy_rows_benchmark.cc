@@ -149,6 +149,7 @@ void Benchmark::CheckCopy(const std::string& name, const GpuCopy& copy) {
   Must(RunForward(*copy.table, copy.row_bytes, views, absl::MakeSpan(expected)),
        "running on the host");
   const std::vector<char> got = OnHost(copy.destination);
+  if (got == expected) return;
   for (size_t i = 0; i < got.size(); ++i) {
     if (got[i] == expected[i]) continue;
     Fail(name + ": byte " + std::to_string(i % copy.row_bytes) + " of row " +

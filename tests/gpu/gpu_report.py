@@ -62,7 +62,7 @@ def _script(path, name, *arguments):
   needed = re.search(r"^GPUS = (\d+)", text, re.MULTILINE)
   return Step(name, [sys.executable, str(path), "--bundle", str(BUNDLE),
                      *arguments], "--json", int(needed[1]) if needed else 1,
-              180.0)
+              300.0)
 
 
 def _scripts(folder):
@@ -112,7 +112,6 @@ def sanitizer_steps(programs):
 
 def _environment():
   data = BUNDLE / "tests/data"
-  data.mkdir(exist_ok=True)
   return {**os.environ, "LD_LIBRARY_PATH": node.loader_path(),
           "PYTHONPATH": str(BUNDLE / "python"), "PYTHONUNBUFFERED": "1",
           "TEST_SRCDIR": str(data.parent), "TEST_WORKSPACE": data.name}

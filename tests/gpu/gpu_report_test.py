@@ -27,7 +27,7 @@ class GpuReportTest(unittest.TestCase):
     folder = tempfile.TemporaryDirectory()
     self.addCleanup(folder.cleanup)
     self.bundle = pathlib.Path(folder.name)
-    for name in ("gpu", "peers", "bin"):
+    for name in ("gpu", "peers", "bin", "data"):
       (self.bundle / "tests" / name).mkdir(parents=True)
     for name in ("gpu_report.py", "node.py"):
       shutil.copy(HERE / name, self.bundle / "tests/gpu")
