@@ -42,8 +42,9 @@ built() { echo "bazel-bin/$(sed -e 's|^//||' -e 's|:|/|' <<<"$1")"; }
 
 # Labels of the programs with a tag.
 tagged() {
-  bazel query --noshow_progress --ui_event_filters=error \
-    "kind('cc_(test|binary) rule', attr(tags, '[\[ ]$1[],]', //...))"
+  bazel query --noshow_progress \
+    "kind('cc_(test|binary) rule', attr(tags, '[\[ ]$1[],]', //...))" \
+    2>"$work/query.log" || die "$(cat "$work/query.log")"
 }
 
 # Writes the manifest, and prints the label of each GPU program. One with
@@ -152,6 +153,7 @@ if grep -q '^REQUIRES_CUDA = \[\]' \
   : >"$work/programs"
   list_gpu_programs
   mapfile -t programs <"$work/programs"
+  ((${#programs[@]})) || die "no target has a tag of a GPU"
 else
   echo "bundle: no CUDA here (CUDA_HOME, /usr/local/cuda): the bundle is for" \
     "hosts only, without GPU tests"
