@@ -283,7 +283,7 @@ void Benchmark::MeasureSmallTable() {
   const auto measure = [&](const std::string& name, double reference,
                            const std::function<double()>& run) {
     if (!Wanted(name)) return;
-    Must(cudaMemset(destination.data(), 0xa5, destination.size()),
+    Must(cudaMemsetAsync(destination.data(), 0xa5, destination.size(), stream_),
          "poisoning the output");
     const double us = run();
     CheckCopy(name, copy);

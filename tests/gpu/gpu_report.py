@@ -43,6 +43,7 @@ SANITIZED = {
         "CudaDeviceTest.*:*Stride1Sources2Shift0:*Stride2Sources5Shift2"
         "-*Refuse*:*IsFoundBy*",
 }
+PRINTED = 20  # Problems of a step.
 TAIL = 4000  # Characters kept of what a failed step wrote.
 
 
@@ -194,7 +195,7 @@ def run(step, gpu_count, limit):
     result["failed"], code = 1, "ran nothing"
   if result["failed"]:
     reason = f"exit code {code}" if isinstance(code, int) else code
-    result["problems"] += [reason, "output ends: " + output[-TAIL:]]
+    result["problems"][:0] = [reason, "output ends: " + output[-TAIL:]]
   result["seconds"] = round(time.monotonic() - begin, 1)
   return result, figures
 
@@ -223,8 +224,10 @@ def print_tables(report):
           f"{result['skipped']} | {result['seconds']} |")
   print()
   for name, result in report["tests"].items():
-    for problem in result["problems"]:
+    for problem in result["problems"][:PRINTED]:
       print(f"{name}: {problem}")
+    if len(result["problems"]) > PRINTED:
+      print(f"{name}: and {len(result['problems']) - PRINTED} more, in FILE")
 
 
 def _commit():
