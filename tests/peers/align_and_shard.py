@@ -254,8 +254,12 @@ def compare(case, ours, peers):
       sys.exit(f"megatron: {case.name}: {what} differ at {wrong}")
 
 
-def extra_memory(call, outputs):
-  """Bytes of the GPU taken while `call` runs, beyond what it returns."""
+def byte_count(tensors):
+  return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def extra_memory(call):
+  """Bytes of the GPU taken while `call` runs, beyond the tensors it returns."""
   torch.cuda.synchronize()
   torch.cuda.reset_peak_memory_stats()
   before = torch.cuda.memory_allocated()
@@ -265,8 +269,7 @@ def extra_memory(call, outputs):
   peak = torch.cuda.max_memory_allocated() - before
   # What others than PyTorch's allocator have taken, and kept.
   beside = free - torch.cuda.mem_get_info()[0] - torch.cuda.memory_reserved()
-  del result
-  return max(0, peak - outputs) + max(0, beside)
+  return max(0, peak - byte_count(result or ())) + max(0, beside)
 
 
 class Events:
@@ -295,26 +298,26 @@ def measure(device, megatron, case):
   ours, peer = Ours(device, batch), Peer(megatron, batch)
   outputs = ours.outputs()
   written = [out for out, is_view in outputs if not is_view]
-  size = sum(out.numel() * out.element_size() for out in written)
+  size = byte_count(written)
   for out in written:
     out.view(torch.uint8).fill_(0xa5)
   ours.run(outputs)
   row = {"plan_ms": batch.plan_ms, "bytes": size,
-         "our_extra": extra_memory(lambda: ours.run(outputs), 0)}
+         "our_extra": extra_memory(lambda: ours.run(outputs))}
   calls = {"ours": ours}
   if size:
     block = next(iter(batch.sources.values())).view(-1).view(torch.uint8)
     target = torch.empty(size, dtype=torch.uint8, device="cuda")
     calls["memcpy"] = lambda: target.copy_(block[:size])
   try:
+    row["peer_extra"] = extra_memory(peer)
     peers = peer()
-    compare(case, [out for out, _ in outputs], peers)
-    peer_size = sum(out.numel() * out.element_size() for out in peers)
-    del peers
-    row["peer_extra"] = extra_memory(peer, peer_size)
-    calls["peer"] = peer  # Last: it leaves nothing of use to us in L2.
   except RuntimeError as error:  # Out of memory, or too many elements.
     print(f"{case.name}: the peer cannot: {str(error).splitlines()[0]}")
+  else:
+    compare(case, [out for out, _ in outputs], peers)
+    del peers
+    calls["peer"] = peer  # Last: it leaves nothing of use to us in L2.
   torch.cuda.empty_cache()
   times = {name: Events(call) for name, call in calls.items()}
   for _ in range(WARMUPS + RUNS):
