@@ -248,6 +248,16 @@ TEST_F(LeaseKeeperTest, GivesUpOnAHolderThatRenewsItsLease) {
   EXPECT_EQ(listener_.Next(), "fatal MEMBER_ID_IN_USE");
 }
 
+TEST_F(LeaseKeeperTest, WaitsForWhoeverIsInTheWayAsForAHolder) {
+  const absl::Status gpu_in_use =
+      Error(absl::StatusCode::kAlreadyExists, "GPU_IN_USE", "rank 4 has it",
+            {{"holder_incarnation", "41"}, {"lease_remaining_ms", "5"}});
+  refusals_ = {gpu_in_use, gpu_in_use};
+  Start();
+  EXPECT_EQ(listener_.Next(), "fatal GPU_IN_USE");
+  EXPECT_EQ(register_count_, 2);
+}
+
 TEST_F(LeaseKeeperTest, AHolderOfAnotherTermIsNoProofThatItIsAlive) {
   refusals_ = {InUse("41", "1"), InUse("41", "2")};
   Start();

@@ -49,11 +49,11 @@ def groups_of(bundle, rank_count):
           for ranks in groups if len(ranks) > 1]
 
 
-def _meet(store, rank_count):
+def _meet(store, name, rank_count):
   """Waits until all ranks have come, without making a communicator."""
-  if store.add("here", 1) == rank_count:
-    store.set("go", "1")
-  store.wait(["go"])
+  if store.add(f"{name} count", 1) == rank_count:
+    store.set(name, "1")
+  store.wait([name])
 
 
 def run_rank(options):
@@ -74,7 +74,7 @@ def run_rank(options):
     distributed.all_reduce(element)
     torch.cuda.synchronize()
   groups = json.loads(options.groups)
-  _meet(store, options.gpus)
+  _meet(store, "begin", options.gpus)
   begin = time.perf_counter()
   handles = [(ranks, distributed.new_group(ranks)) for ranks in groups]
   for ranks, handle in handles:
@@ -88,7 +88,12 @@ def run_rank(options):
   print(json.dumps({"ms": seconds * 1000, "torch": torch.__version__,
                     "nccl": ".".join(map(str, torch.cuda.nccl.version()))}),
         flush=True)
-  # Destroying communicators is not what is asked, and may take long.
+  # The first rank has the store, by which the others may still connect; it is
+  # the last to go. Destroying communicators is not what is asked.
+  if store.add("end count", 1) == options.gpus:
+    store.set("end", "1")
+  if options.rank == 0:
+    store.wait(["end"])
   os._exit(0)
 
 

@@ -4,6 +4,7 @@
 #include "worker/agent/formation.h"
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -32,10 +33,42 @@ v1::Attempt AttemptNumber(int number) {
   return attempt;
 }
 
+// Connects, but to no use.
+class BrokenFactory : public CommunicatorFactory {
+ public:
+  std::string backend() const override { return "broken"; }
+  absl::StatusOr<std::unique_ptr<CommunicatorAttempt>> Begin(
+      const CliqueAttempt& attempt) override {
+    return std::make_unique<Attempt>(*loopback_.Begin(attempt));
+  }
+
+ private:
+  class Attempt : public CommunicatorAttempt {
+   public:
+    explicit Attempt(std::unique_ptr<CommunicatorAttempt> loopback)
+        : loopback_(std::move(loopback)) {}
+    absl::StatusOr<std::map<int, std::string>> Slots() override {
+      return loopback_->Slots();
+    }
+    absl::StatusOr<std::shared_ptr<Communicator>> Connect(
+        const std::vector<std::string>& slots) override {
+      auto connected = loopback_->Connect(slots);
+      Abort(absl::AbortedError("a broken cable"));
+      return connected;
+    }
+    void Abort(const absl::Status& why) override { loopback_->Abort(why); }
+
+   private:
+    const std::unique_ptr<CommunicatorAttempt> loopback_;
+  };
+
+  LoopbackFactory loopback_;
+};
+
 // A member with rank 10 + position, and the coordinator's side of its calls.
 class Member {
  public:
-  Member(int position, LoopbackFactory& factory) : position_(position) {
+  Member(int position, CommunicatorFactory& factory) : position_(position) {
     connection_->publish_slots = [this](const v1::PublishSlotsRequest& request)
         -> absl::StatusOr<v1::PublishSlotsResponse> {
       const MutexLock lock(mutex_);
@@ -164,6 +197,25 @@ TEST_F(FormationTest, PublishesConnectsReportsAndInstalls) {
   first_.EndFormation();
   second_.EndFormation();
   EXPECT_THAT(clique->communicator->status(), IsOk());
+}
+
+TEST_F(FormationTest, ACliqueThatConnectsButCannotMeetIsReported) {
+  BrokenFactory factory;
+  Member third(0, factory);
+  Member fourth(1, factory);
+  const auto form = [](Member& member) {
+    return member.Run([&member] {
+      member.Go(1);
+      member.Slots(1);
+      const v1::CommunicatorReport report = member.Report();
+      EXPECT_FALSE(report.ok());
+      return absl::OkStatus();
+    });
+  };
+  std::thread other([&] { EXPECT_THAT(form(fourth), IsOk()); });
+  EXPECT_THAT(form(third), IsOk());
+  other.join();
+  EXPECT_THAT(third.cliques().InactiveKinds(), ElementsAre("tp"));
 }
 
 TEST_F(FormationTest, AnAbortedAttemptIsNeverUsedAndTheNextOneIs) {
