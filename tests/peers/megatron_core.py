@@ -59,9 +59,10 @@ class Megatron:
       result = self.adapter(2, 1).shard(torch.zeros(8, 2, 3), None, None, None)
       shape = tuple(result[0].shape)
     if shape != (4, 2, 3):
+      made = f" and makes {shape} of [8, 2, 3]" if shape else ""
       sys.exit(f"megatron: PartitionAdapter.shard of megatron-core "
-               f"{self.version} takes {', '.join(takes)} and makes {shape} of "
-               "[8, 2, 3]: it is still batch-first; 0.19.2 is not")
+               f"{self.version} takes {', '.join(takes)}{made}: it is still "
+               "batch-first; that of 0.19.2 is not")
 
   def adapter(self, cp, tp):
     """Of cp rank 0 and tp rank 0."""
