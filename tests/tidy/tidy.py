@@ -93,7 +93,7 @@ RESERVED = {
          "take a seed as an argument"),
     r"\btime\.sleep\(":
         (r"deploy/main_job/(main|processes(_test)?)\.py"
-         r"|tests/integration/processes\.py|tests/gpu/cliques\.py",
+         r"|tests/integration/processes\.py|tests/gpu/\w+\.py",
          "wait for a condition"),
     r"\bfriend class \w*Test\b": (r"$", "test through the public interface"),
 }
