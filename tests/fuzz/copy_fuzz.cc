@@ -1,5 +1,5 @@
 // WorkerService: copy tables and tensors on the wire -> bytes that move, in
-// shared memory and in messages.
+// shared memory, in messages and in regions of a device.
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -23,8 +23,12 @@
 #include "tests/property/plan_promises.h"
 #include "worker/comm/loopback_communicator.h"
 #include "worker/device/host_device.h"
+#include "worker/device/process_identity.h"
 #include "worker/exec/gather.h"
 #include "worker/rpc/copy_operation.h"
+#include "worker/rpc/fake_region_device.h"
+#include "worker/rpc/plan_tables.h"
+#include "worker/rpc/region_table.h"
 #include "worker/rpc/session_table.h"
 
 namespace shardwright {
@@ -62,15 +66,40 @@ void CheckAccepted(const CopyOperation& operation) {
   if (rows <= kRowsMax) Promise(CheckTable(table, 3));
 }
 
+// A trainer of another process of this machine.
+v1::TrainerGpu Trainer() {
+  const ProcessIdentity own = OwnProcessIdentity();
+  v1::TrainerGpu trainer;
+  trainer.set_gpu_uuid("GPU-fake");
+  trainer.mutable_process()->set_pid(own.pid + 1);
+  trainer.mutable_process()->set_boot_id(own.boot_id);
+  return trainer;
+}
+
+void RunOne(const CopyOperation& operation, bool adjoint, Session& session) {
+  HostDevice device;
+  if (operation.in_regions()) {
+    Promise(session.regions()->Start({operation.AsRegionCopy()}));
+  } else if (adjoint) {
+    Promise(device.RunAdjoint(operation.table(), operation.row_bytes(),
+                              operation.destination(), operation.sources()));
+  } else {
+    Promise(
+        device.RunForward(operation.table(), operation.row_bytes(),
+                          std::vector<ConstBytes>(operation.sources().begin(),
+                                                  operation.sources().end()),
+                          operation.destination(), operation.fill_value()));
+  }
+}
+
 // As WorkerService does it: all are decoded before the first byte moves.
-void RunCopies(Input& input) {
-  v1::RunCopiesRequest request;
-  if (!input.Parse(request)) return;
+void RunCopies(const v1::RunCopiesRequest& request,
+               const std::shared_ptr<Session>& session) {
   const std::string before(Segment().data(), Segment().size());
   std::vector<CopyOperation> operations;
   for (const v1::CopyOperation& message : request.operations()) {
     absl::StatusOr<CopyOperation> operation = CopyOperation::Create(
-        message, TheSession(),
+        message, session,
         message.adjoint() ? CopyOutputs::kSources : CopyOutputs::kDestination);
     if (!operation.ok()) {
       PromiseOneError(operation.status());
@@ -81,18 +110,10 @@ void RunCopies(Input& input) {
     CheckAccepted(*operation);
     operations.push_back(*std::move(operation));
   }
-  HostDevice device;
   for (size_t i = 0; i < operations.size(); ++i) {
     CopyOperation& operation = operations[i];
     const bool adjoint = request.operations(static_cast<int>(i)).adjoint();
-    Promise(adjoint ? device.RunAdjoint(
-                          operation.table(), operation.row_bytes(),
-                          operation.destination(), operation.sources())
-                    : device.RunForward(
-                          operation.table(), operation.row_bytes(),
-                          std::vector<ConstBytes>(operation.sources().begin(),
-                                                  operation.sources().end()),
-                          operation.destination(), operation.fill_value()));
+    RunOne(operation, adjoint, *session);
     Promise(operation.copied_bytes() >= 0, "bytes that moved are counted");
     const size_t outputs = adjoint ? operation.sources().size() : 1;
     Promise(operation.TakeInlineOutputs().size() == outputs,
@@ -100,10 +121,36 @@ void RunCopies(Input& input) {
   }
 }
 
+// Regions as a trainer registers them, on a device that is host memory, and
+// copies between them.
+void RunInRegions(Input& input) {
+  FakeRegionDevice device;
+  device.Allocate("a", std::string(256, 'x'));
+  auto regions = RegionTable::Create(&device, Trainer());
+  Promise(regions.status());
+  const auto session = std::make_shared<Session>(std::vector<SharedMemory>(),
+                                                 *std::move(regions));
+  for (int i = input.Index(4); i > 0; --i) {
+    v1::RegisterRegionRequest request;
+    if (!input.Parse(request)) return;
+    const absl::StatusOr<int64_t> id = session->regions()->Register(request);
+    if (!id.ok()) PromiseOneError(id.status());
+  }
+  v1::RunCopiesRequest request;
+  if (!input.Parse(request)) return;
+  Promise(session->regions()->Run([&] {
+    RunCopies(request, session);
+    return absl::OkStatus();
+  }));
+  Promise(session->tables().count() <= PlanTables::kTablesMax,
+          "tables are bounded");
+}
+
 // A clique of one: what the member holds comes back, and nothing else.
 void GatherShards(Input& input) {
   v1::GatherShardsRequest request;
   if (!input.Parse(request)) return;
+  if (UsesRegions(request.operation())) return;
   const absl::StatusOr<CopyOperation> operation = CopyOperation::Create(
       request.operation(), TheSession(), CopyOutputs::kSources);
   if (!operation.ok()) return PromiseOneError(operation.status());
@@ -144,9 +191,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // Whatever an earlier input left there.
   std::fill(Segment().begin(), Segment().end(), 'x');
   while (!input.empty()) {
-    switch (input.Index(3)) {
-      case 0:
-        RunCopies(input);
+    switch (input.Index(4)) {
+      case 0: {
+        v1::RunCopiesRequest request;
+        if (input.Parse(request)) RunCopies(request, TheSession());
+        break;
+      }
+      case 3:
+        RunInRegions(input);
         break;
       case 1:
         GatherShards(input);

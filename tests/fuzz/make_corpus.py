@@ -67,6 +67,10 @@ destination { inline_data: "........" } row_bytes: 2 fill_value: "-" """
 SHARED = """sources { segment { offset_bytes: 0 size_bytes: 16 } }
 destination { segment { offset_bytes: 64 size_bytes: 16 } } row_bytes: 4"""
 
+REGIONS = """sources { region { id: 1 offset_bytes: 0 size_bytes: 16 } }
+destination { region { id: 1 offset_bytes: 32 size_bytes: 16 } } row_bytes: 4
+element_bytes: 4 plan_table { digest: 7 rank: 4 }"""
+
 CALLER = ('member { job: "job" rank: 0 kind: WORKER } incarnation: 1 '
           'generation: 1')
 ATTEMPT = 'attempt { clique: "language/tp/0" term: 1 number: 1 }'
@@ -138,6 +142,20 @@ def make_copies(make):
                make.message("worker", "RunCopiesRequest",
                             'operations { destination { inline_data: "" } '
                             "row_bytes: %d table {} }" % 2**62))
+    region = make.message(
+        "worker", "RegisterRegionRequest",
+        'gpu_uuid: "GPU-fake" memory_handle: "a%s" allocation_bytes: 256 '
+        "offset_bytes: 16 size_bytes: 64" % ("." * 63))
+    for adjoint in ("false", "true"):
+        make.write("copy_fuzz", "run_regions_" + adjoint, 3, 2, region, region,
+                   make.message("worker", "RunCopiesRequest",
+                                "operations { table { %s } %s adjoint: %s }" %
+                                (INTERLEAVED, REGIONS, adjoint)))
+    make.write("copy_fuzz", "run_named", 3, 1, region,
+               make.message("worker", "RunCopiesRequest",
+                            "operations { table { %s } %s }"
+                            "operations { %s }" %
+                            (INTERLEAVED, REGIONS, REGIONS)))
     for name, table in (("table", TABLE), ("interleaved", INTERLEAVED)):
         make.write("copy_fuzz", name, 2,
                    make.message("plan", "CopyTable", table))
