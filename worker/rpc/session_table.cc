@@ -89,11 +89,13 @@ absl::StatusOr<std::shared_ptr<Session>> SessionTable::Find(
                             "\" has ended or never was"));
 }
 
-std::vector<std::shared_ptr<Session>> SessionTable::all() const {
+std::vector<v1::SessionDescription> SessionTable::Describe() const {
   const MutexLock lock(mutex_);
-  std::vector<std::shared_ptr<Session>> all;
-  for (const auto& [id, session] : sessions_) all.push_back(session);
-  return all;
+  std::vector<v1::SessionDescription> descriptions;
+  for (const auto& [id, session] : sessions_) {
+    descriptions.push_back(session->Describe());
+  }
+  return descriptions;
 }
 
 }  // namespace shardwright

@@ -67,7 +67,9 @@ class SessionTable {
   //   NOT_FOUND SESSION_NOT_FOUND
   absl::StatusOr<std::shared_ptr<Session>> Find(const std::string& id) const;
 
-  std::vector<std::shared_ptr<Session>> all() const;
+  // Of the open ones. Holds none of them: whoever lets a session go last may
+  // have to wait for a GPU.
+  std::vector<v1::SessionDescription> Describe() const;
 
  private:
   RegionDevice* const device_;

@@ -122,8 +122,8 @@ grpc::ServerUnaryReactor* WorkerService::DescribeWorker(
     grpc::CallbackServerContext* context, const v1::DescribeWorkerRequest*,
     v1::WorkerDescription* response) {
   *response = describe_();
-  for (const std::shared_ptr<Session>& session : sessions_.all()) {
-    *response->add_sessions() = session->Describe();
+  for (v1::SessionDescription& session : sessions_.Describe()) {
+    *response->add_sessions() = std::move(session);
   }
   response->set_session_count(response->sessions_size());
   if (gpu_ != nullptr) {
