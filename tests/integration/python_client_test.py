@@ -179,6 +179,21 @@ class WorkerTest(unittest.TestCase):
         for name, rows in session.run_adjoint(plan, local).items():
           numpy.testing.assert_array_equal(rows, expected[name])
 
+  def test_tables_that_the_worker_has_forgotten_are_sent_again(self):
+    plans = [
+        self.job.shard_plan(0, seq_length=16 + 8 * i) for i in range(260)
+    ]
+    longest = plans[-1].seq_length
+    rows = numpy.arange(longest, dtype=numpy.int32).reshape(-1, 1, 1)
+    with self.workers[0].session(1 << 20) as session:
+      for plan in (*plans, plans[0]):
+        session.clear()
+        part = rows[:plan.seq_length]
+        numpy.testing.assert_array_equal(
+            session.run(plan, session.array(part)), plan.shard(part))
+      kept = self.workers[0].describe()["sessions"]
+      self.assertIn(256, [s["table_count"] for s in kept])
+
   def test_gather_brings_every_row_back(self):
 
     def prove(rank):
