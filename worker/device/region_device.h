@@ -53,6 +53,10 @@ class RegionStream {
   virtual absl::StatusOr<Bytes> Map(absl::string_view memory_handle) = 0;
 
   // REQUIRES: nothing that uses it is running.
+  //
+  // Errors:
+  //   DEADLINE_EXCEEDED REGION_BUSY: other streams did not come to rest, so it
+  //       is still mapped.
   virtual absl::Status Unmap(Bytes memory) = 0;
 
   // Between Begin() and End(): starts copies that do not depend on one another,
