@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "proto/plan/fingerprint.h"
 #include "proto/plan/module_grids.h"
+#include "proto/plan/rank_order.h"
 #include "proto/status/error.h"
 
 namespace shardwright {
@@ -95,11 +96,7 @@ Module::Module(ModuleSpec spec) : spec_(std::move(spec)) {
     return;
   }
   listed_ = spec_.ranks;
-  index_by_rank_.reserve(listed_.size());
-  for (size_t i = 0; i < listed_.size(); ++i) {
-    index_by_rank_.emplace_back(listed_[i], i);
-  }
-  std::sort(index_by_rank_.begin(), index_by_rank_.end());
+  by_rank_ = InOrder(listed_);
 }
 
 std::optional<int64_t> Module::IndexOf(Rank rank) const {
@@ -109,13 +106,11 @@ std::optional<int64_t> Module::IndexOf(Rank rank) const {
     }
     return rank - first_rank_;
   }
-  const auto found =
-      std::lower_bound(index_by_rank_.begin(), index_by_rank_.end(),
-                       std::make_pair(rank, int64_t{0}));
-  if (found == index_by_rank_.end() || found->first != rank) {
-    return std::nullopt;
-  }
-  return found->second;
+  if (rank < 0 || rank >= kWorldSizeMax) return std::nullopt;
+  const auto found = std::lower_bound(by_rank_.begin(), by_rank_.end(),
+                                      PackListedRank(rank, /*index=*/0));
+  if (found == by_rank_.end() || RankOf(*found) != rank) return std::nullopt;
+  return shardwright::IndexOf(*found);
 }
 
 Coordinates Module::CoordinatesAt(int64_t index) const {

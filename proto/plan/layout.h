@@ -128,8 +128,8 @@ class Module {
   ModuleSpec spec_;
   Grid grid_, expert_grid_;
   Rank first_rank_ = 0;
-  std::vector<Rank> listed_;  // Empty: contiguous from first_rank_.
-  std::vector<std::pair<Rank, int64_t>> index_by_rank_;  // If listed, sorted.
+  std::vector<Rank> listed_;       // Empty: contiguous from first_rank_.
+  std::vector<uint64_t> by_rank_;  // If listed: ListedRanks, ascending.
 };
 
 // A rank's place: its module, and its index in that module's grid.

@@ -14,6 +14,7 @@
 #include "absl/strings/str_split.h"
 #include "proto/plan/layout.h"
 #include "proto/plan/module_grids.h"
+#include "proto/plan/rank_order.h"
 
 namespace shardwright {
 namespace {
@@ -220,27 +221,31 @@ class LayoutChecker {
 
   int64_t CheckRankList(size_t i) {
     const std::vector<Rank>& ranks = spec_.modules[i].ranks;
-    std::vector<std::pair<Rank, size_t>> sorted;
-    sorted.reserve(ranks.size());
-    for (size_t k = 0; k < ranks.size(); ++k) sorted.emplace_back(ranks[k], k);
-    std::sort(sorted.begin(), sorted.end());
+    const auto path = [i](size_t at) {
+      return Path(i, absl::StrCat("ranks[", at, "]"));
+    };
+    const std::vector<ListedRank> sorted = InOrder(ranks);
+    if (sorted.size() < ranks.size()) {
+      spans_known_ = false;
+      for (size_t k = 0; k < ranks.size(); ++k) {
+        if (ranks[k] >= 0 && ranks[k] < kWorldSizeMax) continue;
+        Add(path(k), absl::StrCat("rank ", ranks[k], " is not in [0, ",
+                                  kWorldSizeMax, ")"));
+      }
+    }
+    Rank before = -2;  // No rank follows it.
     for (size_t k = 0; k < sorted.size(); ++k) {
-      const Rank rank = sorted[k].first;
-      const auto path = [&, at = sorted[k].second] {
-        return Path(i, absl::StrCat("ranks[", at, "]"));
-      };
-      if (rank < 0 || rank >= kWorldSizeMax) {
-        Add(path(),
-            absl::StrCat("rank ", rank, " is not in [0, ", kWorldSizeMax, ")"));
-        spans_known_ = false;
-      } else if (k > 0 && rank == sorted[k - 1].first) {
-        Add(path(), absl::StrCat("rank ", rank, " is listed twice, first as ",
-                                 "ranks[", sorted[k - 1].second, "]"));
-      } else if (k > 0 && rank > 0 && rank == sorted[k - 1].first + 1) {
-        spans_.back().last = rank;  // The rank before is valid too.
+      const Rank rank = RankOf(sorted[k]);
+      if (rank == before) {
+        Add(path(IndexOf(sorted[k])),
+            absl::StrCat("rank ", rank, " is listed twice, first as ranks[",
+                         IndexOf(sorted[k - 1]), "]"));
+      } else if (rank == before + 1) {
+        spans_.back().last = rank;
       } else {
         spans_.push_back({rank, rank, i});
       }
+      before = rank;
     }
     return static_cast<int64_t>(ranks.size());
   }
