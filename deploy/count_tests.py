@@ -88,9 +88,13 @@ def count(events):
             key = event_id["testResult"]
             # The last attempt of a flaky test is the one that counts.
             runs[key["label"], key.get("run"), key.get("shard")] = (
-                event["testResult"])
+                event.get("testResult"))
     passed = failed = skipped = 0
     for (label, _, _), result in sorted(runs.items(), key=str):
+        if result is None:  # The build was interrupted.
+            failed += 1
+            problems.append("%s: not run" % label)
+            continue
         p, f, s = _count_run(result)
         passed, failed, skipped = passed + p, failed + f, skipped + s
         if f:

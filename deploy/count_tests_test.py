@@ -79,6 +79,11 @@ class CountTest(unittest.TestCase):
                 "completed": {"success": True}}
         self.assertEqual(self.count(fine), (0, 0, 0))
 
+    def test_a_test_that_an_interruption_kept_from_running_is_a_failure(self):
+        cut_off = {"id": {"testResult": {"label": "//:c"}},
+                   "aborted": {"reason": "USER_INTERRUPTED"}}
+        self.assertEqual(self.count(self.run_of("PASSED"), cut_off), (1, 1, 0))
+
     def test_a_fuzzed_target_is_one_case(self):
         self.assertEqual(
             count_tests.count_fuzzed(["a_fuzz passed", "b_fuzz passed"]),
