@@ -11,6 +11,7 @@
 #include "grpcpp/support/channel_arguments.h"
 #include "proto/status/error.h"
 #include "proto/status/grpc_status.h"
+#include "proto/time/proto_time.h"
 
 namespace shardwright {
 namespace {
@@ -82,9 +83,7 @@ absl::Status Channel::Retry(
     }
     // The backoff is added as jitter: many are told the same delay.
     const absl::Duration delay =
-        std::max(absl::ZeroDuration(),
-                 absl::Seconds(detail.retry_delay().seconds()) +
-                     absl::Nanoseconds(detail.retry_delay().nanos())) +
+        std::max(absl::ZeroDuration(), FromProto(detail.retry_delay())) +
         backoff.Next();
     if (absl::Now() + delay >= deadline) return status;
     absl::SleepFor(delay);

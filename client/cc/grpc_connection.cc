@@ -11,6 +11,7 @@
 #include "grpcpp/support/sync_stream.h"
 #include "proto/status/error.h"
 #include "proto/status/grpc_status.h"
+#include "proto/time/proto_time.h"
 #include "shardwright/v1/barrier.grpc.pb.h"
 #include "shardwright/v1/communicator.grpc.pb.h"
 #include "shardwright/v1/diagnostics.grpc.pb.h"
@@ -150,7 +151,7 @@ class GrpcConnection : public Connection {
       CallCanceller canceller) override {
     return ReadStream<v1::FormCommunicatorsResponse>(
         communicator_, &v1::CommunicatorService::Stub::FormCommunicators,
-        request, TimeoutOf(request), on_event, std::move(canceller));
+        request, FromProto(request.timeout()), on_event, std::move(canceller));
   }
   absl::Status WaitAtBarrier(
       const v1::WaitAtBarrierRequest& request,
@@ -158,7 +159,7 @@ class GrpcConnection : public Connection {
       CallCanceller canceller) override {
     return ReadStream<v1::WaitAtBarrierResponse>(
         barrier_, &v1::BarrierService::Stub::WaitAtBarrier, request,
-        TimeoutOf(request), on_event, std::move(canceller));
+        FromProto(request.timeout()), on_event, std::move(canceller));
   }
 
   absl::StatusOr<v1::ShardPlan> GetShardPlan(
@@ -222,12 +223,6 @@ class GrpcConnection : public Connection {
       const Request& request) const {
     return channel_.Call(stub, method, request, options_.call_timeout,
                          options_.retry_timeout);
-  }
-
-  template <typename Request>
-  static absl::Duration TimeoutOf(const Request& request) {
-    return absl::Seconds(request.timeout().seconds()) +
-           absl::Nanoseconds(request.timeout().nanos());
   }
 
   template <typename Response, typename Stub, typename Request>

@@ -6,6 +6,7 @@
 
 #include "absl/strings/numbers.h"
 #include "proto/status/error.h"
+#include "proto/time/proto_time.h"
 
 namespace shardwright {
 namespace {
@@ -18,10 +19,8 @@ constexpr absl::Duration kLeaseSlack = absl::Milliseconds(50);
 // Whatever a server says, it is not flooded.
 constexpr absl::Duration kRenewPeriodMin = absl::Milliseconds(1);
 
-absl::Duration ToDuration(const google::protobuf::Duration& duration) {
-  return absl::Seconds(duration.seconds()) +
-         absl::Nanoseconds(duration.nanos());
-}
+// Nor by a trainer that sets phases in a tight loop: people read them.
+constexpr absl::Duration kPhasePeriodMin = absl::Milliseconds(100);
 
 std::string TextIn(const v1::ErrorDetail& detail, const std::string& name) {
   const auto found = detail.metadata().find(name);
@@ -106,7 +105,7 @@ bool LeaseKeeper::Register() {
     return false;
   }
   holder_.reset();
-  renew_period_ = std::max(ToDuration(grant->renew_period()), kRenewPeriodMin);
+  renew_period_ = std::max(FromProto(grant->renew_period()), kRenewPeriodMin);
   {
     const MutexLock lock(mutex_);
     generation_ = grant->generation();
@@ -134,7 +133,7 @@ void LeaseKeeper::OnRefused(const absl::Status& status) {
     return;
   }
   const v1::ErrorDetail detail = DetailOf(status);
-  retry_after_ = backoff_.Next() + ToDuration(detail.retry_delay());
+  retry_after_ = backoff_.Next() + FromProto(detail.retry_delay());
   // Another live process is in the way: MEMBER_ID_IN_USE, GPU_IN_USE...
   std::pair<std::string, std::string> holder(
       TextIn(detail, "holder_incarnation"), TextIn(detail, "term"));
@@ -195,12 +194,17 @@ void LeaseKeeper::OnSessionEnded(const absl::Status& end) {
 // the wait.
 void LeaseKeeper::Renew(SessionStream& stream) {
   while (stream.Write(NextRequest())) {
+    const absl::Duration pause = std::min(renew_period_, kPhasePeriodMin);
     MutexLock lock(mutex_);
-    changed_.WaitFor(lock, renew_period_,
-                     [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-                       return stopping_ || stream_ == nullptr || phase_is_new_;
+    const auto is_over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return stopping_ || stream_ == nullptr;
+    };
+    changed_.WaitFor(lock, pause, is_over);
+    changed_.WaitFor(lock, renew_period_ - pause,
+                     [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+                       return is_over() || phase_is_new_;
                      });
-    if (stopping_ || stream_ == nullptr) return;
+    if (is_over()) return;
   }
 }
 

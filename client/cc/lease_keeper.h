@@ -79,7 +79,7 @@ class LeaseKeeper {
   void Stop();
 
   // What the coordinator shows to those who wait for this member: cut at 64
-  // bytes. Told at once.
+  // bytes. Told at once, but ten times a second at most: of several the last.
   void SetPhase(const std::string& phase);
   std::string phase() const;
 

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "client/cc/scripted_connection.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -278,6 +280,22 @@ TEST_F(LeaseKeeperTest, TellsANewPhaseAtOnce) {
   EXPECT_EQ(Stream(0)->Request().phase(), "");
   keeper_->SetPhase("ready");
   EXPECT_EQ(Stream(0)->Request().phase(), "ready");
+}
+
+TEST_F(LeaseKeeperTest, OfPhasesInATightLoopTellsTheLastOfEachTenthOfASecond) {
+  renew_period_ms_ = 3600 * 1000;
+  const absl::Time begin = absl::Now();
+  Start();
+  EXPECT_EQ(Stream(0)->Request().phase(), "");
+  int set = 0;
+  while (absl::Now() - begin < absl::Milliseconds(250)) {
+    keeper_->SetPhase(absl::StrCat("step ", ++set));
+  }
+  keeper_->SetPhase("last");
+  int told = 1;
+  while (Stream(0)->Request().phase() != "last") ++told;
+  EXPECT_LE(told, (absl::Now() - begin) / absl::Milliseconds(100) + 1);
+  EXPECT_GT(set, told);
 }
 
 TEST_F(LeaseKeeperTest, WaitsForAJobThatIsNotThereYet) {

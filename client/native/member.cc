@@ -15,6 +15,7 @@
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
 #include "proto/status/utf8.h"
+#include "proto/time/proto_time.h"
 
 // Thread-safe, as its parts are.
 struct sw_member {
@@ -50,9 +51,7 @@ absl::Status Wait(const sw_member& member, v1::WaitAtBarrierRequest request,
   for (;;) {
     *request.mutable_caller() = member.member->caller();
     const absl::Duration remaining = deadline - absl::Now();
-    request.mutable_timeout()->set_seconds(absl::ToInt64Seconds(remaining));
-    request.mutable_timeout()->set_nanos(static_cast<int32_t>(
-        absl::ToInt64Nanoseconds(remaining % absl::Seconds(1))));
+    *request.mutable_timeout() = ToProto(remaining);
     const absl::Status status = member.client.WaitAtBarrier(
         request, [](const v1::WaitAtBarrierResponse&) { return true; });
     if (!IsRestart(status)) return status;

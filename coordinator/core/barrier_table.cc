@@ -6,11 +6,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/clique.h"
-#include "coordinator/core/proto_time.h"
+#include "coordinator/core/timeout.h"
 #include "proto/plan/clique_name.h"
 #include "proto/plan/fingerprint.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
+#include "proto/time/proto_time.h"
 
 namespace shardwright {
 namespace {

@@ -9,8 +9,8 @@
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/clique_table.h"
-#include "coordinator/core/proto_time.h"
 #include "proto/status/error.h"
+#include "proto/time/proto_time.h"
 
 namespace shardwright {
 namespace {
@@ -163,7 +163,8 @@ void CliqueTable::Tick(absl::Time now, Effects& effects) {
   }
   for (const auto& [stream, status] : due) {
     const MemberKey& member = calls_.at(stream).member;
-    effects.Log("form_timed_out", member.job, LogFields(member));
+    effects.LogMember("form_timed_out", member.job, member.rank,
+                      LogKind(member));
     Close(stream, "its timeout passed", /*gave_up=*/true, now, effects);
     effects.End(stream, status);
   }

@@ -4,11 +4,12 @@
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
-#include "coordinator/core/proto_time.h"
+#include "coordinator/core/timeout.h"
 #include "proto/plan/clique_name.h"
 #include "proto/plan/fingerprint.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
+#include "proto/time/proto_time.h"
 
 namespace shardwright {
 namespace {
@@ -286,9 +287,9 @@ void CliqueTable::EndIfComplete(StreamId stream, Effects& effects) {
     ++clique->version;
   }
   effects.End(stream, absl::OkStatus());
-  effects.Log(
-      "communicators_formed", call.member.job,
-      absl::StrCat(LogFields(call.member), " cliques=", call.cliques.size()));
+  effects.LogMember(
+      "communicators_formed", call.member.job, call.member.rank,
+      absl::StrCat(LogKind(call.member), " cliques=", call.cliques.size()));
   deadlines_.erase({call.deadline, stream});
   call_of_member_.erase(call.member);
   calls_.erase(it);

@@ -46,6 +46,20 @@ namespace shardwright {
 inline constexpr size_t kSlotBytesMax = 4096;
 
 // Not thread-safe. Callers have been checked (Caller in membership.proto).
+// What ExplainClique needs of the layout alone: takes as long as the clique has
+// members, so that a server does it before it takes its lock.
+struct IdleClique {
+  // Errors:
+  //   NOT_FOUND CLIQUE_NOT_FOUND: the message says what the layout has.
+  //   INVALID_ARGUMENT CLIQUE_TOO_LARGE, INVALID_PAGE_TOKEN
+  static absl::StatusOr<IdleClique> Create(
+      const JobLayout& job, const v1::ExplainCliqueRequest& request);
+
+  int64_t generation = 0;
+  int64_t after = -1;  // Position that the page before ended with.
+  Clique clique;       // As it is before anybody asks for it.
+};
+
 class CliqueTable {
  public:
   // Both must outlive it: they know who is missing, and keep it for reports.
@@ -82,8 +96,9 @@ class CliqueTable {
   // As DiagnosticsService has them, for a job that exists.
   absl::StatusOr<v1::ListCommunicatorsResponse> List(
       const v1::ListCommunicatorsRequest& request) const;
-  absl::StatusOr<v1::CliqueExplanation> Explain(
-      const JobLayout& job, const v1::ExplainCliqueRequest& request) const;
+  // `idle` stands for a clique that nobody has asked for.
+  v1::CliqueExplanation Explain(const v1::ExplainCliqueRequest& request,
+                                const IdleClique& idle) const;
 
  private:
   using Phase = Clique::Phase;

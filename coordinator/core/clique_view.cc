@@ -30,6 +30,10 @@ v1::CliqueSummary::State StateOf(const Clique& clique) {
   return v1::CliqueSummary::STATE_UNSPECIFIED;
 }
 
+v1::MemberKind KindOf(const v1::ExplainCliqueRequest& request) {
+  return request.kind() == v1::TRAINER ? v1::TRAINER : v1::WORKER;
+}
+
 v1::CliqueMember::State StateOf(const Clique& clique, const Clique::Seat& seat,
                                 bool blocking) {
   switch (clique.phase) {
@@ -48,12 +52,12 @@ v1::CliqueMember::State StateOf(const Clique& clique, const Clique::Seat& seat,
   return v1::CliqueMember::STATE_UNSPECIFIED;
 }
 
-// The clique of that name as it is before anybody asks for it.
-//
-// Errors:
-//   NOT_FOUND CLIQUE_NOT_FOUND: the message says what the layout has.
-absl::StatusOr<Clique> IdleClique(const Layout& layout, v1::MemberKind kind,
-                                  const std::string& text) {
+}  // namespace
+
+absl::StatusOr<IdleClique> IdleClique::Create(
+    const JobLayout& job, const v1::ExplainCliqueRequest& request) {
+  const Layout& layout = *job.layout;
+  const std::string& text = request.clique();
   const auto not_found = [&](absl::string_view why) {
     return Error(
         absl::StatusCode::kNotFound, "CLIQUE_NOT_FOUND",
@@ -85,10 +89,14 @@ absl::StatusOr<Clique> IdleClique(const Layout& layout, v1::MemberKind kind,
                                   " has indexes 0 to ", count - 1));
   }
   RETURN_IF_ERROR(Clique::CheckSize(*module, *group_kind));
-  return Clique(layout, kind, *module, *group_kind, name->index);
+  IdleClique idle;
+  ASSIGN_OR_RETURN(idle.after, NumberFromPageToken(request.page_token()));
+  idle.generation = job.generation();
+  idle.clique =
+      Clique(layout, KindOf(request), *module, *group_kind, name->index);
+  idle.clique.Missing();
+  return idle;
 }
-
-}  // namespace
 
 v1::CliqueSummary CliqueTable::Summary(const Clique& clique) const {
   const WaitedFor& missing = clique.Missing();
@@ -136,25 +144,19 @@ absl::StatusOr<v1::ListCommunicatorsResponse> CliqueTable::List(
   return response;
 }
 
-absl::StatusOr<v1::CliqueExplanation> CliqueTable::Explain(
-    const JobLayout& job, const v1::ExplainCliqueRequest& request) const {
-  const v1::MemberKind kind =
-      request.kind() == v1::TRAINER ? v1::TRAINER : v1::WORKER;
-  ASSIGN_OR_RETURN(const int64_t after,
-                   NumberFromPageToken(request.page_token()));
-  Clique idle;
-  const auto found = cliques_.find({request.job(), kind, request.clique()});
-  if (found == cliques_.end()) {
-    ASSIGN_OR_RETURN(idle, IdleClique(*job.layout, kind, request.clique()));
-  }
-  const Clique& clique = found == cliques_.end() ? idle : found->second;
+v1::CliqueExplanation CliqueTable::Explain(
+    const v1::ExplainCliqueRequest& request, const IdleClique& idle) const {
+  const auto found =
+      cliques_.find({request.job(), KindOf(request), request.clique()});
+  const Clique& clique = found == cliques_.end() ? idle.clique : found->second;
   const std::vector<Rank>& missing = clique.Missing().ranks;
   v1::CliqueExplanation response;
   *response.mutable_clique() = Summary(clique);
-  response.set_generation(job.generation());
+  response.set_generation(idle.generation);
   const int page_size = PageSize(request.page_size());
   const int64_t member_count = clique.ranks.size();
-  for (int64_t i = std::min(after, member_count) + 1; i < member_count; ++i) {
+  for (int64_t i = std::min(idle.after, member_count) + 1; i < member_count;
+       ++i) {
     const Rank rank = clique.ranks[i];
     const bool blocking =
         std::binary_search(missing.begin(), missing.end(), rank);

@@ -7,11 +7,11 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/page.h"
-#include "coordinator/core/proto_time.h"
 #include "proto/plan/codec.h"
 #include "proto/plan/fingerprint.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
+#include "proto/time/proto_time.h"
 
 namespace shardwright {
 namespace {
@@ -137,6 +137,12 @@ absl::Status CoordinatorCore::WatchLayouts(
   return layouts_.Watch(stream, request, effects);
 }
 
+void CoordinatorCore::WatchOn(StreamId stream, absl::Time now,
+                              Effects& effects) {
+  const Step step(*this, now, effects);
+  layouts_.WatchOn(stream, effects);
+}
+
 absl::StatusOr<JobLayout> CoordinatorCore::FindLayout(
     const std::string& job, int64_t generation) const {
   ASSIGN_OR_RETURN(JobLayout layout, layouts_.Get(job));
@@ -244,9 +250,16 @@ CoordinatorCore::ListCommunicators(const v1::ListCommunicatorsRequest& request,
 
 absl::StatusOr<v1::CliqueExplanation> CoordinatorCore::ExplainClique(
     const v1::ExplainCliqueRequest& request, absl::Time now, Effects& effects) {
-  const Step step(*this, now, effects);
   ASSIGN_OR_RETURN(const JobLayout job, layouts_.Get(request.job()));
-  return cliques_.Explain(job, request);
+  ASSIGN_OR_RETURN(const IdleClique idle, IdleClique::Create(job, request));
+  return ExplainCliqueOrIdle(request, idle, now, effects);
+}
+
+v1::CliqueExplanation CoordinatorCore::ExplainCliqueOrIdle(
+    const v1::ExplainCliqueRequest& request, const IdleClique& idle,
+    absl::Time now, Effects& effects) {
+  const Step step(*this, now, effects);
+  return cliques_.Explain(request, idle);
 }
 
 absl::StatusOr<v1::ListEventsResponse> CoordinatorCore::ListEvents(

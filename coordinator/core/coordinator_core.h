@@ -79,8 +79,13 @@ class CoordinatorCore {
                             const v1::WatchLayoutsRequest& request,
                             absl::Time now, Effects& effects);
 
-  // The same with the request's layout checked before: that of a million ranks
-  // takes a while, in which others need not wait.
+  // The client has read all that it was sent. Layouts that are in force when
+  // somebody begins to watch come in portions, each when the one before was
+  // read. Does nothing for other calls.
+  void WatchOn(StreamId stream, absl::Time now, Effects& effects);
+
+  // ApplyLayout() with the request's layout checked before: that of a million
+  // ranks takes a while, in which others need not wait.
   absl::StatusOr<v1::ApplyLayoutResponse> ApplyLayout(
       const v1::ApplyLayoutRequest& request, Layout layout, absl::Time now,
       Effects& effects);
@@ -129,6 +134,10 @@ class CoordinatorCore {
   absl::StatusOr<v1::CliqueExplanation> ExplainClique(
       const v1::ExplainCliqueRequest& request, absl::Time now,
       Effects& effects);
+  // The same: `idle`, if nobody has asked for the clique.
+  v1::CliqueExplanation ExplainCliqueOrIdle(
+      const v1::ExplainCliqueRequest& request, const IdleClique& idle,
+      absl::Time now, Effects& effects);
   absl::StatusOr<v1::ListEventsResponse> ListEvents(
       const v1::ListEventsRequest& request, absl::Time now, Effects& effects);
 

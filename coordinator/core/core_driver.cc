@@ -3,9 +3,9 @@
 #include <utility>
 #include <variant>
 
-#include "coordinator/core/proto_time.h"
 #include "gtest/gtest.h"
 #include "proto/status/error.h"
+#include "proto/time/proto_time.h"
 
 namespace shardwright {
 
@@ -108,6 +108,12 @@ absl::Status CoreDriver::Watch(StreamId stream, int64_t revision,
       core_->WatchLayouts(stream, request, now_, effects);
   Take(std::move(effects));
   return status;
+}
+
+void CoreDriver::WatchOn(StreamId stream) {
+  Effects effects;
+  core_->WatchOn(stream, now_, effects);
+  Take(std::move(effects));
 }
 
 absl::StatusOr<v1::RegisterResponse> CoreDriver::Register(

@@ -89,6 +89,9 @@ class CoreDriver {
   absl::Status Watch(StreamId stream, int64_t revision = 0,
                      const std::string& job = "");
 
+  // The watcher has read all.
+  void WatchOn(StreamId stream);
+
   // Announces a session that has not spoken yet.
   void OpenSession(StreamId stream);
 

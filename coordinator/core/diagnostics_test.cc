@@ -390,7 +390,65 @@ TEST_F(DiagnosticsTest, OnlyTheLatestEventsOfAJobAreKept) {
   const auto events = Events(0, 1000);
   EXPECT_THAT(events->events(), SizeIs(1000));
   EXPECT_GT(events->events(0).number(), static_cast<int64_t>(kEventsPerJobMax));
+  // One layout, and two events for each process.
+  EXPECT_EQ(events->dropped_count(),
+            static_cast<int64_t>(kEventsPerJobMax) + 1);
+  EXPECT_EQ(Events(events->events(0).number())->dropped_count(), 0);
   EXPECT_THAT(Events(0, 0, "other")->events(), SizeIs(1));
+  EXPECT_EQ(Events(0, 0, "other")->dropped_count(), 0);
+}
+
+TEST_F(DiagnosticsTest, WhatHappensToManyAtOnceIsOneEvent) {
+  constexpr int kRanks = 10000;
+  ASSERT_THAT(driver_.Apply(CoreDriver::LanguageOnly(kRanks)), IsOk());
+  for (Rank rank = 0; rank < kRanks; rank += 2) driver_.Join(rank + 1);
+  driver_.Join(0);
+  driver_.Pass(absl::Seconds(11));
+  const auto events = Events(0, 1000);
+  std::vector<std::string> types;
+  for (const v1::Event& event : events->events()) types.push_back(event.type());
+  ASSERT_LE(types.size(), 45u);
+  EXPECT_EQ(types.front(), "layout_applied");
+  EXPECT_THAT(events->events(1).text(), StartsWith("job=job ranks=1,3,5,7,"));
+  EXPECT_THAT(events->events(1).text(), HasSubstr(" members=256 kind=WORKER"));
+  EXPECT_EQ(types.back(), "member_lost");
+  EXPECT_THAT(events->events(events->events_size() - 1).text(),
+              HasSubstr("kind=WORKER why=\"lease expired\""));
+  EXPECT_EQ(events->dropped_count(), 0);
+}
+
+TEST_F(DiagnosticsTest, AnEventThatWasToldStaysAsItIs) {
+  ASSERT_THAT(driver_.Apply(CoreDriver::LanguageOnly(4)), IsOk());
+  driver_.Join(1);
+  driver_.Join(0);
+  const auto first = Events();
+  ASSERT_THAT(first->events(), SizeIs(2));
+  EXPECT_THAT(first->events(1).text(),
+              StartsWith("job=job ranks=0-1 members=2 kind=WORKER"));
+  driver_.Join(2);
+  driver_.Join(3);
+  const auto rest = Events(first->last());
+  ASSERT_THAT(rest->events(), SizeIs(1));
+  EXPECT_THAT(rest->events(0).text(), HasSubstr("ranks=2-3"));
+  EXPECT_EQ(Events()->events(1).text(), first->events(1).text());
+}
+
+TEST_F(DiagnosticsTest, WhatHappensTwiceToAMemberOrLaterIsAnotherEvent) {
+  ASSERT_THAT(driver_.Apply(CoreDriver::LanguageOnly(4)), IsOk());
+  driver_.Join(0);
+  driver_.Join(1, v1::TRAINER);
+  driver_.Pass(kEventBurst);
+  driver_.Join(2, v1::TRAINER);
+  const TestMember member = driver_.Join(3, v1::TRAINER);
+  ASSERT_THAT(driver_.Leave(member), IsOk());
+  driver_.Join(3, v1::TRAINER);
+  const auto events = Events();
+  ASSERT_THAT(events->events(), SizeIs(6));
+  EXPECT_THAT(events->events(1).text(), HasSubstr("rank=0 kind=WORKER"));
+  EXPECT_THAT(events->events(2).text(), HasSubstr("rank=1 kind=TRAINER"));
+  EXPECT_THAT(events->events(3).text(), HasSubstr("ranks=2-3 members=2"));
+  EXPECT_EQ(events->events(4).type(), "member_lost");
+  EXPECT_THAT(events->events(5).text(), HasSubstr("rank=3 kind=TRAINER"));
 }
 
 TEST_F(DiagnosticsTest, WhatAMemberReportsCannotBreakTheStreamsOfOthers) {

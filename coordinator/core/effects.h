@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -37,9 +38,17 @@ struct StreamEffect {
 
 // Something that happened: a line of the log, and an event of its job.
 struct LogEntry {
-  std::string type;  // "member_lost"
-  std::string job;   // Empty: of no one job.
-  std::string text;  // "key=value key=value", the job among them.
+  // To whom it happened, and what is the same for all to whom it happens at
+  // once: "kind=WORKER why=...".
+  struct Member {
+    int64_t rank = 0;
+    std::string same;
+  };
+
+  std::string type;              // "member_lost"
+  std::string job;               // Empty: of no one job.
+  std::string text;              // "key=value key=value", the job among them.
+  std::optional<Member> member;  // If it is about one.
 
   std::string Line() const { return type + " " + text; }
 };
@@ -56,7 +65,16 @@ struct Effects {
     streams.push_back({stream, std::move(status)});
   }
   void Log(std::string type, std::string job, std::string text) {
-    log.push_back({std::move(type), std::move(job), std::move(text)});
+    log.push_back(
+        {std::move(type), std::move(job), std::move(text), std::nullopt});
+  }
+  // Of one member, with `details` of its own.
+  void LogMember(std::string type, const std::string& job, int64_t rank,
+                 const std::string& same, const std::string& details = "") {
+    std::string text = "job=" + job + " rank=" + std::to_string(rank) + " " +
+                       same + (details.empty() ? "" : " ") + details;
+    log.push_back(
+        {std::move(type), job, std::move(text), LogEntry::Member{rank, same}});
   }
 };
 

@@ -5,10 +5,10 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "coordinator/core/proto_time.h"
 #include "proto/plan/codec.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
+#include "proto/time/proto_time.h"
 
 namespace shardwright {
 namespace {
@@ -18,6 +18,7 @@ constexpr absl::string_view kKeyPrefix = "layout/";
 JobLayout MakeJobLayout(Layout layout, v1::GetLayoutResponse record) {
   auto news = std::make_shared<v1::WatchLayoutsResponse>();
   *news->mutable_layout() = std::move(record);
+  news->ByteSizeLong();  // It keeps that, for all who ask.
   const v1::GetLayoutResponse* part = &news->layout();
   return {std::make_shared<const Layout>(std::move(layout)),
           std::shared_ptr<const v1::GetLayoutResponse>(news, part), news};
@@ -62,6 +63,9 @@ absl::Status LayoutTable::Load(const StateStore::Entries& entries,
     record.set_revision(++last_revision_);
     upgraded[StoreKey(name)] = record.SerializeAsString();
     job = MakeJobLayout(*job.layout, std::move(record));
+  }
+  for (const auto& [name, job] : jobs_) {
+    job_by_revision_[job.revision()] = name;
   }
   return absl::OkStatus();
 }
@@ -114,10 +118,17 @@ absl::StatusOr<LayoutTable::Change> LayoutTable::Prepare(
 
 void LayoutTable::Adopt(const Change& change, Effects& effects) {
   const std::string& name = change.next.layout->name();
+  const JobLayout* before = Find(name);
+  if (before != nullptr) job_by_revision_.erase(before->revision());
   jobs_[name] = change.next;
   last_revision_ = change.next.revision();
-  for (const auto& [stream, job] : watchers_) {
-    if (job.empty() || job == name) effects.Send(stream, change.next.news);
+  job_by_revision_[last_revision_] = name;
+  for (auto& [stream, watcher] : watchers_) {
+    if (!watcher.caught_up) continue;
+    watcher.revision = last_revision_;
+    if (watcher.job.empty() || watcher.job == name) {
+      effects.Send(stream, change.next.news);
+    }
   }
 }
 
@@ -132,16 +143,29 @@ absl::Status LayoutTable::Watch(StreamId stream,
                               last_revision_, "; begin again from 0"),
                  {{"current_revision", absl::StrCat(last_revision_)}});
   }
-  std::map<int64_t, std::shared_ptr<const v1::WatchLayoutsResponse>> missed;
-  for (const auto& [name, job] : jobs_) {
-    const bool wanted = request.job().empty() || request.job() == name;
-    if (wanted && job.revision() > request.revision()) {
-      missed[job.revision()] = job.news;
-    }
-  }
-  for (const auto& [revision, news] : missed) effects.Send(stream, news);
-  watchers_[stream] = request.job();
+  watchers_[stream] = {request.job(), request.revision(), false};
+  WatchOn(stream, effects);
   return absl::OkStatus();
+}
+
+void LayoutTable::WatchOn(StreamId stream, Effects& effects) {
+  const auto found = watchers_.find(stream);
+  if (found == watchers_.end() || found->second.caught_up) return;
+  Watcher& watcher = found->second;
+  int messages = 0;
+  int64_t bytes = 0;
+  for (auto next = job_by_revision_.upper_bound(watcher.revision);
+       next != job_by_revision_.end(); ++next) {
+    if (!watcher.job.empty() && watcher.job != next->second) continue;
+    if (messages == kPortionMessagesMax || bytes >= kPortionBytesMax) return;
+    const JobLayout& job = jobs_.at(next->second);
+    effects.Send(stream, job.news);
+    watcher.revision = next->first;
+    ++messages;
+    bytes += job.news->GetCachedSize();
+  }
+  watcher.revision = last_revision_;
+  watcher.caught_up = true;
 }
 
 }  // namespace shardwright

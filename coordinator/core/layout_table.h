@@ -22,6 +22,11 @@
 
 namespace shardwright {
 
+// What a watcher is told at a time before it has caught up: a portion ends with
+// the message that reaches either.
+inline constexpr int kPortionMessagesMax = 64;
+inline constexpr int64_t kPortionBytesMax = 1 << 20;
+
 // One job's layout. A value: copies share the layout itself, so that planning
 // can go on with a copy while another layout is applied.
 struct JobLayout {
@@ -76,14 +81,24 @@ class LayoutTable {
   // As LayoutService.WatchLayouts has it. `stream` is open when it returns OK.
   absl::Status Watch(StreamId stream, const v1::WatchLayoutsRequest& request,
                      Effects& effects);
+
+  // Tells a watcher that has not caught up what comes next.
+  void WatchOn(StreamId stream, Effects& effects);
   void StreamClosed(StreamId stream) { watchers_.erase(stream); }
 
   // By name.
   const std::map<std::string, JobLayout>& jobs() const { return jobs_; }
 
  private:
+  struct Watcher {
+    std::string job;         // Empty: of all.
+    int64_t revision = 0;    // The last that it was told.
+    bool caught_up = false;  // It is told of what is adopted at once.
+  };
+
   std::map<std::string, JobLayout> jobs_;
-  std::map<StreamId, std::string> watchers_;  // Of which job; empty: of all.
+  std::map<int64_t, std::string> job_by_revision_;
+  std::map<StreamId, Watcher> watchers_;
   int64_t last_revision_ = 0;
 };
 

@@ -121,6 +121,46 @@ TEST_F(LayoutWatchTest, LayoutsOfAnOlderStoreGetRevisionsThatLast) {
   EXPECT_THAT(Told(1), IsEmpty());
 }
 
+TEST_F(LayoutWatchTest, ManyLayoutsComeInPortionsAndNoneIsMissed) {
+  constexpr int kJobs = 150;
+  const auto name = [](int i) { return "job-" + std::to_string(i); };
+  for (int i = 0; i < kJobs; ++i) Apply(name(i), 2);
+  ASSERT_THAT(driver_.Watch(1), IsOk());
+  EXPECT_THAT(Told(1), SizeIs(kPortionMessagesMax));
+  // Of what it is yet to be told, it gets the newest; of the rest, news.
+  Apply(name(kJobs - 1), 3);
+  Apply(name(0), 3);
+  EXPECT_THAT(Told(1), SizeIs(kPortionMessagesMax));
+  for (int i = 0; i < 5; ++i) driver_.WatchOn(1);
+  std::vector<std::string> told = Told(1);
+  ASSERT_THAT(told, SizeIs(kJobs + 1));
+  for (int i = 0; i < kJobs - 1; ++i) EXPECT_EQ(told[i], name(i) + ":2");
+  EXPECT_EQ(told[kJobs - 1], name(kJobs - 1) + ":3");
+  EXPECT_EQ(told[kJobs], name(0) + ":3");
+  Apply("b", 2);
+  EXPECT_EQ(Told(1).back(), "b:2");
+  driver_.WatchOn(1);
+  EXPECT_THAT(Told(1), SizeIs(kJobs + 2));
+  // Who watches one job waits for no portion of others.
+  ASSERT_THAT(driver_.Watch(2, 0, "b"), IsOk());
+  EXPECT_THAT(Told(2), ElementsAre("b:2"));
+}
+
+TEST_F(LayoutWatchTest, LargeLayoutsComeOneByOne) {
+  for (const char* job : {"a", "b"}) {
+    v1::Layout layout = CoreDriver::LanguageOnly(400000, 1, job);
+    v1::Module& module = *layout.mutable_modules(0);
+    module.clear_first_rank();
+    module.clear_rank_count();
+    for (Rank rank = 0; rank < 400000; ++rank) module.add_ranks(rank);
+    ASSERT_THAT(driver_.Apply(layout), IsOk());
+  }
+  ASSERT_THAT(driver_.Watch(1), IsOk());
+  EXPECT_THAT(Told(1), ElementsAre("a:400000"));
+  driver_.WatchOn(1);
+  EXPECT_THAT(Told(1), ElementsAre("a:400000", "b:400000"));
+}
+
 TEST_F(LayoutWatchTest, ARevisionOfAnotherStoreIsRefused) {
   Apply("a", 2);
   const absl::Status ahead = driver_.Watch(1, 2);

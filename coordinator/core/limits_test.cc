@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/status/status_matchers.h"
+#include "proto/time/proto_time.h"
 
 namespace shardwright {
 namespace {
@@ -35,8 +36,7 @@ TEST(AdmissionTest, AfterTheDelayThatItNamesThereIsRoom) {
   while (admission.Admit(kStart).ok()) {
   }
   const v1::ErrorDetail detail = DetailOf(admission.Admit(kStart));
-  const absl::Duration delay = absl::Seconds(detail.retry_delay().seconds()) +
-                               absl::Nanoseconds(detail.retry_delay().nanos());
+  const absl::Duration delay = FromProto(detail.retry_delay());
   EXPECT_THAT(admission.Admit(kStart + delay), IsOk());
 }
 

@@ -44,10 +44,13 @@ inline std::string Describe(const MemberKey& key) {
                       ")");
 }
 
-// "job=vlm rank=3 kind=WORKER", for logs.
+// "job=vlm rank=3 kind=WORKER", for logs; and the last of it.
 inline std::string LogFields(const MemberKey& key) {
   return absl::StrCat("job=", key.job, " rank=", key.rank,
                       " kind=", v1::MemberKind_Name(key.kind));
+}
+inline std::string LogKind(const MemberKey& key) {
+  return absl::StrCat("kind=", v1::MemberKind_Name(key.kind));
 }
 
 }  // namespace shardwright

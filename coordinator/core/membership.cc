@@ -10,9 +10,9 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "coordinator/core/proto_time.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
+#include "proto/time/proto_time.h"
 
 namespace shardwright {
 namespace {
@@ -238,9 +238,9 @@ absl::StatusOr<v1::RegisterResponse> Membership::Register(
   if (member == nullptr || value != member->record.SerializeAsString()) {
     RETURN_IF_ERROR(admission_.Admit(now));
     RETURN_IF_ERROR(store_.Commit({{StoreKey(key), value}}));
-    effects.Log(
-        "member_registered", key.job,
-        absl::StrCat(LogFields(key), " incarnation=", request.incarnation(),
+    effects.LogMember(
+        "member_registered", key.job, key.rank, LogKind(key),
+        absl::StrCat("incarnation=", request.incarnation(),
                      " host=", absl::CEscape(request.facts().host()),
                      " pid=", request.facts().pid()));
   }
@@ -382,11 +382,11 @@ absl::StatusOr<std::vector<Membership::Loss>> Membership::End(
       sessions_.erase(member.session);
       member.session = 0;
     }
-    effects.Log("member_lost", key.job,
-                absl::StrCat(LogFields(key),
-                             " incarnation=", member.record.incarnation(),
-                             " revision=", member.record.lost_revision(),
-                             " why=\"", why, "\""));
+    effects.LogMember(
+        "member_lost", key.job, key.rank,
+        absl::StrCat(LogKind(key), " why=\"", why, "\""),
+        absl::StrCat("incarnation=", member.record.incarnation(),
+                     " revision=", member.record.lost_revision()));
   }
   return losses;
 }

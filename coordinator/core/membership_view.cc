@@ -7,9 +7,9 @@
 #include "absl/strings/str_split.h"
 #include "coordinator/core/membership.h"
 #include "coordinator/core/page.h"
-#include "coordinator/core/proto_time.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
+#include "proto/time/proto_time.h"
 
 namespace shardwright {
 namespace {

@@ -1,7 +1,7 @@
-// absl::Time and absl::Duration <-> the well-known messages.
+// How long a call may wait.
 
-#ifndef COORDINATOR_CORE_PROTO_TIME_H_
-#define COORDINATOR_CORE_PROTO_TIME_H_
+#ifndef COORDINATOR_CORE_TIMEOUT_H_
+#define COORDINATOR_CORE_TIMEOUT_H_
 
 #include <algorithm>
 
@@ -9,29 +9,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "google/protobuf/duration.pb.h"
-#include "google/protobuf/timestamp.pb.h"
 #include "proto/status/error.h"
+#include "proto/time/proto_time.h"
 
 namespace shardwright {
 
-// The longest that a call may wait, whatever it asks for.
+// The longest, whatever a call asks for.
 inline constexpr absl::Duration kTimeoutMax = absl::Hours(1);
-
-inline google::protobuf::Timestamp ToProto(absl::Time time) {
-  google::protobuf::Timestamp message;
-  const int64_t nanos = absl::ToUnixNanos(time);
-  message.set_seconds(nanos / 1000000000);
-  message.set_nanos(static_cast<int32_t>(nanos % 1000000000));
-  return message;
-}
-
-inline google::protobuf::Duration ToProto(absl::Duration duration) {
-  google::protobuf::Duration message;
-  const int64_t nanos = absl::ToInt64Nanoseconds(duration);
-  message.set_seconds(nanos / 1000000000);
-  message.set_nanos(static_cast<int32_t>(nanos % 1000000000));
-  return message;
-}
 
 // How long a call that asks for `message` may wait: kTimeoutMax at most.
 //
@@ -39,8 +23,7 @@ inline google::protobuf::Duration ToProto(absl::Duration duration) {
 //   INVALID_ARGUMENT INVALID_TIMEOUT: not above 0 s.
 inline absl::StatusOr<absl::Duration> TimeoutFromProto(
     const google::protobuf::Duration& message) {
-  const absl::Duration timeout =
-      absl::Seconds(message.seconds()) + absl::Nanoseconds(message.nanos());
+  const absl::Duration timeout = FromProto(message);
   if (timeout <= absl::ZeroDuration()) {
     return Error(absl::StatusCode::kInvalidArgument, "INVALID_TIMEOUT",
                  absl::StrCat("timeout is ", absl::FormatDuration(timeout),
@@ -51,4 +34,4 @@ inline absl::StatusOr<absl::Duration> TimeoutFromProto(
 
 }  // namespace shardwright
 
-#endif  // COORDINATOR_CORE_PROTO_TIME_H_
+#endif  // COORDINATOR_CORE_TIMEOUT_H_

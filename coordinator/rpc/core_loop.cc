@@ -98,8 +98,7 @@ void CoreLoop::QueueEffects(Delivery& delivery) {
     delivery.calls.push_back(call->second);
     const bool reads = call->second->Queue(effect);
     if (!reads) {
-      delivery.effects.Log("slow_reader", "",
-                           "stream=" + std::to_string(effect.stream));
+      delivery.effects.Log("slow_reader", "", call->second->Describe());
       core_->StreamClosed(effect.stream, clock_(), delivery.effects);
     }
     if (!reads || std::holds_alternative<absl::Status>(effect.what)) {

@@ -33,6 +33,9 @@ class ParkedCall {
 
   // Sends what is queued.
   virtual void Pump() = 0;
+
+  // Whose call it is, "key=value key=value", for logs.
+  virtual std::string Describe() const = 0;
 };
 
 // Parked calls of one server, those included that end slowly because their

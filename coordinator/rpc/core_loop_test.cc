@@ -33,6 +33,7 @@ class RecordingCall final : public ParkedCall {
     const MutexLock lock(mutex_);
     if (end_.has_value()) ended_.NotifyAll();
   }
+  std::string Describe() const override { return "peer=test"; }
   absl::Status WaitForEnd() {
     MutexLock lock(mutex_);
     while (!end_.has_value()) ended_.Wait(lock);

@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/rpc/server.h"
+#include "coordinator/rpc/stream_call.h"
 #include "coordinator/storage/memory_state_store.h"
 #include "gmock/gmock.h"
 #include "google/protobuf/descriptor.h"
@@ -71,10 +72,11 @@ class ServerLimitsTest : public ::testing::Test {
   }
 
   // A layout whose ranks are listed one by one, from `first` on.
-  absl::Status ApplyListed(int64_t world_size, int64_t first) {
+  absl::Status ApplyListed(int64_t world_size, int64_t first,
+                           const std::string& job = "job") {
     v1::ApplyLayoutRequest request;
     v1::Layout& layout = *request.mutable_layout();
-    layout.set_name("job");
+    layout.set_name(job);
     layout.set_world_size(world_size);
     v1::Module& module = *layout.add_modules();
     module.set_name("language");
@@ -232,6 +234,23 @@ TEST_F(ServerLimitsTest, AWatcherGetsEachLayoutAndResumesByRevision) {
   server_->Shutdown();
   EXPECT_FALSE(resumed->Read(&event));
   EXPECT_THAT(FromGrpcStatus(resumed->Finish()), HasReason("DRAINING"));
+}
+
+TEST_F(ServerLimitsTest, AWatcherGetsMoreLayoutsThanItsQueueHolds) {
+  constexpr int kJobs = static_cast<int>(kQueuedMessagesMax) + 200;
+  for (int i = 0; i < kJobs; ++i) {
+    ASSERT_THAT(ApplyListed(2, 0, absl::StrCat("job-", i)), IsOk());
+  }
+  auto context = Context();
+  const auto watch = layouts_->WatchLayouts(context.get(), {});
+  v1::WatchLayoutsResponse event;
+  int64_t revision = 0;
+  for (int i = 0; i < kJobs; ++i) {
+    ASSERT_TRUE(watch->Read(&event)) << i;
+    EXPECT_GT(event.layout().revision(), revision);
+    revision = event.layout().revision();
+  }
+  context->TryCancel();
 }
 
 TEST_F(ServerLimitsTest, ASessionThatSaysNothingIsEnded) {

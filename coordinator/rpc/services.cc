@@ -121,7 +121,8 @@ class SessionCall final
           grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>,
           v1::SessionResponse> {
  public:
-  explicit SessionCall(CoreLoop& loop) : StreamCall(loop) {}
+  SessionCall(CoreLoop& loop, std::string peer)
+      : StreamCall(loop, std::move(peer)) {}
 
   void OnReadDone(bool ok) override {
     if (!ok) {
@@ -142,23 +143,37 @@ class SessionCall final
 };
 
 template <typename Response>
-class WriteCall final
+class WriteCall
     : public StreamCall<grpc::ServerWriteReactor<Response>, Response> {
  public:
-  explicit WriteCall(CoreLoop& loop)
-      : StreamCall<grpc::ServerWriteReactor<Response>, Response>(loop) {}
+  WriteCall(CoreLoop& loop, std::string peer)
+      : StreamCall<grpc::ServerWriteReactor<Response>, Response>(
+            loop, std::move(peer)) {}
+};
+
+class WatchCall final : public WriteCall<v1::WatchLayoutsResponse> {
+ public:
+  using WriteCall::WriteCall;
+
+ private:
+  void OnAllRead() override {
+    loop().RunStream(stream(), [this](CoordinatorCore& core, absl::Time now,
+                                      Effects& effects) {
+      core.WatchOn(stream(), now, effects);
+      return absl::OkStatus();
+    });
+  }
 };
 
 // Parks a call that the core answers in its own time, unless `check` refuses
 // it.
-template <typename Response, typename Request>
-grpc::ServerWriteReactor<Response>* Park(
-    const absl::Status& check, CoreLoop& loop,
-    absl::Status (CoordinatorCore::*method)(StreamId, const Request&,
-                                            absl::Time, Effects&),
-    const Request* request) {
-  using Call = WriteCall<Response>;
-  Call* call = Call::Park(std::make_shared<Call>(loop));
+template <typename Call, typename Request>
+Call* Park(const grpc::CallbackServerContext& context,
+           const absl::Status& check, CoreLoop& loop,
+           absl::Status (CoordinatorCore::*method)(StreamId, const Request&,
+                                                   absl::Time, Effects&),
+           const Request* request) {
+  Call* call = Call::Park(std::make_shared<Call>(loop, context.peer()));
   loop.RunStream(call->stream(),
                  [&](CoordinatorCore& core, absl::Time now,
                      Effects& effects) -> absl::Status {
@@ -220,8 +235,8 @@ grpc::ServerUnaryReactor* LayoutServiceImpl::ExplainRank(
 grpc::ServerWriteReactor<v1::WatchLayoutsResponse>*
 LayoutServiceImpl::WatchLayouts(grpc::CallbackServerContext* context,
                                 const v1::WatchLayoutsRequest* request) {
-  return Park<v1::WatchLayoutsResponse>(
-      absl::OkStatus(), loop_, &CoordinatorCore::WatchLayouts, request);
+  return Park<WatchCall>(*context, absl::OkStatus(), loop_,
+                         &CoordinatorCore::WatchLayouts, request);
 }
 
 grpc::ServerUnaryReactor* MembershipServiceImpl::Register(
@@ -232,7 +247,8 @@ grpc::ServerUnaryReactor* MembershipServiceImpl::Register(
 
 grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>*
 MembershipServiceImpl::Session(grpc::CallbackServerContext* context) {
-  SessionCall* call = SessionCall::Park(std::make_shared<SessionCall>(loop_));
+  SessionCall* call =
+      SessionCall::Park(std::make_shared<SessionCall>(loop_, context->peer()));
   loop_.RunStream(call->stream(),
                   [&](CoordinatorCore& core, absl::Time now, Effects& effects) {
                     core.SessionOpened(call->stream(), now, effects);
@@ -259,9 +275,9 @@ grpc::ServerWriteReactor<v1::FormCommunicatorsResponse>*
 CommunicatorServiceImpl::FormCommunicators(
     grpc::CallbackServerContext* context,
     const v1::FormCommunicatorsRequest* request) {
-  return Park<v1::FormCommunicatorsResponse>(
-      CheckDeadline(*context), loop_, &CoordinatorCore::FormCommunicators,
-      request);
+  return Park<WriteCall<v1::FormCommunicatorsResponse>>(
+      *context, CheckDeadline(*context), loop_,
+      &CoordinatorCore::FormCommunicators, request);
 }
 
 grpc::ServerUnaryReactor* CommunicatorServiceImpl::PublishSlots(
@@ -283,8 +299,9 @@ grpc::ServerUnaryReactor* CommunicatorServiceImpl::ReportCommunicators(
 grpc::ServerWriteReactor<v1::WaitAtBarrierResponse>*
 BarrierServiceImpl::WaitAtBarrier(grpc::CallbackServerContext* context,
                                   const v1::WaitAtBarrierRequest* request) {
-  return Park<v1::WaitAtBarrierResponse>(
-      CheckDeadline(*context), loop_, &CoordinatorCore::WaitAtBarrier, request);
+  return Park<WriteCall<v1::WaitAtBarrierResponse>>(
+      *context, CheckDeadline(*context), loop_, &CoordinatorCore::WaitAtBarrier,
+      request);
 }
 
 grpc::ServerUnaryReactor* DiagnosticsServiceImpl::ListMissingMembers(
@@ -306,8 +323,18 @@ grpc::ServerUnaryReactor* DiagnosticsServiceImpl::ListCommunicators(
 grpc::ServerUnaryReactor* DiagnosticsServiceImpl::ExplainClique(
     grpc::CallbackServerContext* context,
     const v1::ExplainCliqueRequest* request, v1::CliqueExplanation* response) {
-  return Answer(context, response, loop_, &CoordinatorCore::ExplainClique,
-                request);
+  return Answer(
+      context, response, [&]() -> absl::StatusOr<v1::CliqueExplanation> {
+        ASSIGN_OR_RETURN(const JobLayout job,
+                         FindLayout(loop_, request->job(), 0));
+        ASSIGN_OR_RETURN(const IdleClique idle,
+                         IdleClique::Create(job, *request));
+        return loop_.Run(
+            [&](CoordinatorCore& core, absl::Time now,
+                Effects& effects) -> absl::StatusOr<v1::CliqueExplanation> {
+              return core.ExplainCliqueOrIdle(*request, idle, now, effects);
+            });
+      });
 }
 
 grpc::ServerUnaryReactor* DiagnosticsServiceImpl::ListEvents(

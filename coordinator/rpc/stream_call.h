@@ -8,10 +8,12 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <variant>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "coordinator/rpc/core_loop.h"
 #include "grpcpp/support/server_callback.h"
 #include "proto/status/error.h"
@@ -41,6 +43,11 @@ class StreamCall : public Reactor, public ParkedCall {
   }
 
   StreamId stream() const { return stream_; }
+
+  std::string Describe() const override {
+    return absl::StrCat("stream=", stream_, " peer=", peer_,
+                        " told=", Message::descriptor()->name());
+  }
 
   bool Queue(const StreamEffect& effect) override {
     const MutexLock lock(mutex_);
@@ -79,14 +86,18 @@ class StreamCall : public Reactor, public ParkedCall {
   }
 
   void OnWriteDone(bool ok) override {
+    bool all_read = false;
     {
       const MutexLock lock(mutex_);
       writing_ = nullptr;
+      all_read = queue_.empty() && !end_.has_value();
     }
-    if (ok) {
-      Pump();
-    } else {
+    if (!ok) {
       OnCancel();
+    } else if (all_read) {
+      OnAllRead();
+    } else {
+      Pump();
     }
   }
 
@@ -102,9 +113,15 @@ class StreamCall : public Reactor, public ParkedCall {
   }
 
  protected:
-  explicit StreamCall(CoreLoop& loop) : loop_(loop) {}
+  // `peer` is the client's address.
+  StreamCall(CoreLoop& loop, std::string peer)
+      : loop_(loop), peer_(std::move(peer)) {}
 
   CoreLoop& loop() { return loop_; }
+
+  // The client has read all that there was, and gRPC wants more. In a thread of
+  // gRPC, with no lock held.
+  virtual void OnAllRead() {}
 
   // Ends the call from the client's side; what is queued is dropped.
   void End(absl::Status status) {
@@ -126,6 +143,7 @@ class StreamCall : public Reactor, public ParkedCall {
   }
 
   CoreLoop& loop_;
+  const std::string peer_;
   StreamId stream_ = 0;
   std::shared_ptr<ParkedCall> self_;
 

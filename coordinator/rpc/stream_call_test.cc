@@ -48,7 +48,12 @@ class FakeReactor {
 
 class TestCall final : public StreamCall<FakeReactor, Message> {
  public:
-  explicit TestCall(CoreLoop& loop) : StreamCall(loop) {}
+  explicit TestCall(CoreLoop& loop) : StreamCall(loop, "peer") {}
+
+  int all_read_count = 0;
+
+ private:
+  void OnAllRead() override { ++all_read_count; }
 };
 
 class StreamCallTest : public ::testing::Test {
@@ -95,6 +100,19 @@ TEST_F(StreamCallTest, AReaderThatKeepsUpIsNeverCutOff) {
   }
   EXPECT_EQ(call_->written().size(), 10);
   EXPECT_FALSE(call_->end().has_value());
+}
+
+TEST_F(StreamCallTest, WhoHasReadAllIsAskedForMore) {
+  ASSERT_TRUE(Send(1));
+  ASSERT_TRUE(Send(1));
+  call_->Read();
+  EXPECT_EQ(call_->all_read_count, 0);
+  call_->Read();
+  EXPECT_EQ(call_->all_read_count, 1);
+}
+
+TEST_F(StreamCallTest, WhoIsCutOffIsNamed) {
+  EXPECT_EQ(call_->Describe(), "stream=1 peer=peer told=WatchLayoutsResponse");
 }
 
 TEST_F(StreamCallTest, WhoIsCutOffGetsWhatWasQueuedAndThenTheReason) {

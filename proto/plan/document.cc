@@ -268,15 +268,6 @@ bool IsText(absl::string_view text) {
   });
 }
 
-// Where the first byte is that is no UTF-8; the end if there is none.
-size_t Utf8End(absl::string_view text) {
-  const size_t size = text.size();
-  while (const size_t length = Utf8CharacterLength(text)) {
-    text.remove_prefix(length);
-  }
-  return size - text.size();
-}
-
 // Whether there is more than one document. YAML::LoadAll() would give documents
 // without end for a comma that nothing precedes: ", a".
 bool HasSecondDocument(const std::string& text) {
@@ -319,7 +310,7 @@ Document ReadDocument(absl::string_view text,
     document.problems.push_back({"", "is not a text file", ""});
     return document;
   }
-  const size_t utf8_end = Utf8End(text);
+  const size_t utf8_end = Utf8PrefixLength(text);
   if (utf8_end < text.size()) {
     document.lines[""] = 1 + static_cast<int>(std::count(
                                  text.begin(), text.begin() + utf8_end, '\n'));

@@ -20,13 +20,16 @@ size_t Utf8CharacterLength(absl::string_view text) {
   return overlong || surrogate || too_high ? 0 : length;
 }
 
-bool IsUtf8(absl::string_view text) {
-  while (!text.empty()) {
-    const size_t length = Utf8CharacterLength(text);
-    if (length == 0) return false;
-    text.remove_prefix(length);
+size_t Utf8PrefixLength(absl::string_view text) {
+  size_t end = 0;
+  while (const size_t length = Utf8CharacterLength(text.substr(end))) {
+    end += length;
   }
-  return true;
+  return end;
+}
+
+bool IsUtf8(absl::string_view text) {
+  return Utf8PrefixLength(text) == text.size();
 }
 
 }  // namespace shardwright

@@ -18,8 +18,8 @@
 #include "absl/time/time.h"
 #include "coordinator/core/coordinator_core.h"
 #include "coordinator/core/effects.h"
-#include "coordinator/core/proto_time.h"
 #include "coordinator/storage/memory_state_store.h"
+#include "proto/time/proto_time.h"
 #include "shardwright/v1/barrier.pb.h"
 #include "shardwright/v1/communicator.pb.h"
 #include "shardwright/v1/diagnostics.pb.h"
@@ -77,7 +77,7 @@ class Harness {
         &Harness::Report,      &Harness::Wait,         &Harness::Leave,
         &Harness::List,        &Harness::RegisterAny,  &Harness::AnyOfMember,
         &Harness::CloseStream, &Harness::CheckRestart, &Harness::PassSome,
-        &Harness::Watch,       &Harness::Diagnose,     &Harness::PassSome};
+        &Harness::Watch,       &Harness::Diagnose,     &Harness::OpenSilent};
     (this->*kSteps[input_.Index(std::size(kSteps))])();
   }
 
@@ -384,6 +384,18 @@ class Harness {
       return core_->WatchLayouts(id, request, now_, effects);
     });
     watches_.insert(last_stream_);
+    Effects effects;
+    core_->WatchOn(last_stream_, now_, effects);
+    Take(effects);
+  }
+
+  // Renew() may make it speak, for a member.
+  void OpenSilent() {
+    sessions_.insert(++last_stream_);
+    open_[last_stream_] = SomeMember();
+    Effects effects;
+    core_->SessionOpened(last_stream_, now_, effects);
+    Take(effects);
   }
 
   // A list goes on where a page ended, and ends.

@@ -10,6 +10,7 @@
 
 #include "proto/status/error.h"
 #include "proto/status/grpc_status.h"
+#include "proto/time/proto_time.h"
 
 namespace shardwright {
 namespace {
@@ -178,9 +179,7 @@ absl::Status SimulatedMembers::Register(const std::vector<int64_t>& ranks) {
         SetDeadline(context, kUnaryTimeout);
         status = FromGrpcStatus(stub.Register(&context, request, &response));
         if (ReasonOf(status) != "OVERLOADED") break;
-        const auto& delay = DetailOf(status).retry_delay();
-        std::this_thread::sleep_for(std::chrono::seconds(delay.seconds()) +
-                                    std::chrono::nanoseconds(delay.nanos()));
+        absl::SleepFor(FromProto(DetailOf(status).retry_delay()));
       }
       const std::lock_guard<std::mutex> lock(mutex);
       if (first_failure.ok()) first_failure = status;

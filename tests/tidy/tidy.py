@@ -21,10 +21,11 @@ OWN_INCLUDES = {
     "proto/plan/": "proto/plan/ proto/status/ shardwright/v1/",
     "proto/status/": "proto/status/ shardwright/v1/",
     "proto/sync/": "proto/sync/",
+    "proto/time/": "proto/time/",
     "coordinator/": "coordinator/ proto/ shardwright/v1/",
     "coordinator/core/":
         "coordinator/core/ coordinator/storage/ proto/plan/ proto/status/ "
-        "shardwright/v1/",
+        "proto/time/ shardwright/v1/",
     "coordinator/planner/": "coordinator/planner/ proto/plan/ proto/status/",
     "coordinator/storage/": "coordinator/storage/ proto/status/",
     "worker/": "worker/ client/cc/ proto/ shardwright/v1/",
@@ -52,7 +53,7 @@ LIBRARY_INCLUDES = {
              r"proto/status/grpc_status|(coordinator|worker)/rpc/|client/cc/"),
     "generated messages": (
         r".*\.pb\.h|google/protobuf/",
-        r"proto/(plan/(codec|document|layout_check)|status/)|client/"
+        r"proto/(plan/(codec|document|layout_check)|status/|time/)|client/"
         r"|coordinator/(core|rpc)/|worker/(agent/|rpc/|\w*backend)|.*main\.cc"),
     "spdlog": (r"spdlog/|fmt/",
                r"coordinator/(main|rpc/)|worker/(main|agent/|rpc/)"),
