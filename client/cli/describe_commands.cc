@@ -136,11 +136,12 @@ Json TextOrNull(const std::string& text) {
 Json WorkerJson(const v1::WorkerDescription& worker) {
   Json cliques = Json::array();
   for (const v1::CliqueDescription& clique : worker.cliques()) {
-    cliques.push_back({{"name", clique.name()},
-                       {"attempt", clique.attempt()},
-                       {"state", clique.state()},
-                       {"ranks", std::vector<int64_t>(clique.ranks().begin(),
-                                                      clique.ranks().end())}});
+    cliques.push_back(
+        {{"name", clique.name()},
+         {"attempt", clique.attempt() == 0 ? Json() : Json(clique.attempt())},
+         {"state", clique.state()},
+         {"ranks",
+          std::vector<int64_t>(clique.ranks().begin(), clique.ranks().end())}});
   }
   return {{"job", worker.member().job()},
           {"rank", worker.member().rank()},
@@ -195,11 +196,12 @@ std::string FormatWorker(const v1::WorkerDescription& worker,
                      {"SIZE", Align::kRight},
                      {"RANKS"}});
   for (const v1::CliqueDescription& clique : worker.cliques()) {
-    cliques.AddRow({clique.name(), FormatState(clique.state(), terminal),
-                    absl::StrCat(clique.attempt()),
-                    absl::StrCat(clique.ranks_size()),
-                    FormatRanks(std::vector<Rank>(clique.ranks().begin(),
-                                                  clique.ranks().end()))});
+    cliques.AddRow(
+        {clique.name(), FormatState(clique.state(), terminal),
+         clique.attempt() == 0 ? "-" : absl::StrCat(clique.attempt()),
+         absl::StrCat(clique.ranks_size()),
+         FormatRanks(
+             std::vector<Rank>(clique.ranks().begin(), clique.ranks().end()))});
   }
   return absl::StrCat(text, "\n", cliques.Format());
 }

@@ -119,11 +119,9 @@ std::string OrDash(const std::string& text) {
 std::string FormatState(const std::string& state, const Terminal& terminal) {
   constexpr absl::string_view kGreen = "32", kRed = "31", kYellow = "33";
   const bool good = state == "LIVE" || state == "ACTIVE" ||
-                    state == "CONNECTED" || state == "PRESENT" ||
-                    state == "active";
+                    state == "CONNECTED" || state == "PRESENT";
   const bool bad = state == "LOST" || state == "UNREGISTERED" ||
-                   state == "ABSENT" || state == "GAVE_UP" ||
-                   state == "aborted";
+                   state == "ABSENT" || state == "GAVE_UP";
   return Colored(state, good ? kGreen : bad ? kRed : kYellow, terminal);
 }
 

@@ -88,7 +88,7 @@ def wait_formed(workers):
     def formed(worker=worker):
       worker.assert_running()
       states = clique_states(worker)
-      return states and set(states.values()) == {"active"}
+      return states and set(states.values()) == {"ACTIVE"}
 
     processes.wait_until(formed, f"the cliques of rank {worker.rank}")
 
@@ -217,7 +217,7 @@ class FaultsTest(unittest.TestCase):
       at, _ = wait_for_event(worker, "waiting", after=killed, missing="2")
       self.assertLess(at - killed, LEASE_S + GRACE_S + 1, worker.log)
     # Cliques without it have not been touched.
-    self.assertEqual(clique_states(workers[0])["language/tp/0"], "active")
+    self.assertEqual(clique_states(workers[0])["language/tp/0"], "ACTIVE")
     workers[2] = self.start(2)
     wait_formed(workers)
     after = attempts(workers[0])

@@ -213,7 +213,10 @@ class LiveJobTest(unittest.TestCase):
                      (JOB, 5, self.workers[5].pid))
     by_name = {clique["name"]: clique for clique in worker["cliques"]}
     self.assertEqual(by_name["language/tp/0"]["ranks"], [4, 5])
-    self.assertEqual(by_name["language/tp/0"]["state"], "active")
+    self.assertEqual(by_name["language/tp/0"]["state"], "ACTIVE")
+    self.assertGreater(by_name["language/tp/0"]["attempt"], 0)
+    # A clique of one needs no attempt.
+    self.assertIsNone(by_name["language/pp/1"]["attempt"])
     self.assertIn("language/tp/0", self.ask("describe", "worker", "5").out)
     nobody = self.ask("describe", "worker", "99")
     self.assertEqual(nobody.exit_code, 4, nobody)
@@ -248,6 +251,10 @@ class LiveJobTest(unittest.TestCase):
     self.assertIn("rank 7:", text)
     self.assertIn("language/tp/1",
                   self.ask("get", "communicators", "--inactive").out)
+    # Its worker uses the coordinator's words.
+    waits = self.ask("describe", "worker", "6", "-o", "json").json["cliques"]
+    self.assertIn(("language/tp/1", "GATHERING"),
+                  [(clique["name"], clique["state"]) for clique in waits])
     self.assertNotIn("images/tp/0",
                      self.ask("get", "communicators", "--inactive").out)
     gone = self.ask("describe", "worker", "7")

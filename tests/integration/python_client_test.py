@@ -158,7 +158,7 @@ class WorkerTest(unittest.TestCase):
 
   @staticmethod
   def has_clique(worker):
-    return any("/tp_cp/" in c["name"] and c["state"] == "active"
+    return any("/tp_cp/" in c["name"] and c["state"] == "ACTIVE"
                for c in worker.describe()["cliques"])
 
   def test_results_equal_those_in_process(self):

@@ -8,6 +8,7 @@
 #include "proto/plan/codec.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
+#include "proto/time/proto_time.h"
 #include "spdlog/spdlog.h"
 #include "worker/agent/formation.h"
 
@@ -104,14 +105,13 @@ v1::WorkerDescription Agent::Describe() const {
     entry.set_attempt(clique.attempt.number());
     entry.mutable_ranks()->Assign(clique.spec.ranks.begin(),
                                   clique.spec.ranks.end());
-    entry.set_state(std::string(StateName(clique.state)));
+    entry.set_state(v1::CliqueSummary::State_Name(clique.state));
   }
   return description;
 }
 
 void Agent::OnRegistered(const v1::RegisterResponse& grant) {
-  const absl::Duration lease = absl::Seconds(grant.lease_ttl().seconds()) +
-                               absl::Nanoseconds(grant.lease_ttl().nanos());
+  const absl::Duration lease = FromProto(grant.lease_ttl());
   spdlog::info("event=registered generation={} term={} lease={}",
                grant.generation(), grant.term(), absl::FormatDuration(lease));
   const MutexLock lock(mutex_);
@@ -308,11 +308,14 @@ void Agent::Form() {
     canceller = canceller_;
   }
   keeper_->SetPhase("forming");
+  cliques_.SetInactive(v1::CliqueSummary::GATHERING);
   Formation formation(client_, factory_, cliques_, keeper_->caller(),
                       options_.check_cliques);
-  OnFormed(formation.Run(
+  const absl::Status formed = formation.Run(
       request, [this](const v1::Waiting& waiting) { OnWaiting(waiting); },
-      [this] { return !cliques_.HasEnded(); }, canceller));
+      [this] { return !cliques_.HasEnded(); }, canceller);
+  cliques_.SetInactive(v1::CliqueSummary::IDLE);
+  OnFormed(formed);
 }
 
 void Agent::OnWaiting(const v1::Waiting& waiting) {

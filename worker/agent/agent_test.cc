@@ -303,8 +303,8 @@ TEST_F(AgentTest, FormsWhatHasMoreThanOneMember) {
   EXPECT_EQ(description.facts().address(), "127.0.0.1:1");
   ASSERT_EQ(description.cliques_size(), 2);
   EXPECT_EQ(description.cliques(0).name(), "language/tp/0");
-  EXPECT_EQ(description.cliques(0).state(), "active");
-  EXPECT_EQ(description.cliques(1).state(), "active");
+  EXPECT_EQ(description.cliques(0).state(), "ACTIVE");
+  EXPECT_EQ(description.cliques(1).state(), "ACTIVE");
 }
 
 TEST_F(AgentTest, ALostMemberEndsItsCliqueWhichFormsAgain) {

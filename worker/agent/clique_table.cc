@@ -19,23 +19,11 @@ CliqueTable::Clique CliqueOfOne(const CliqueSpec& spec) {
   attempt.ranks = spec.ranks;
   // A factory of its own: nobody else shall meet it there.
   clique.communicator = *(*LoopbackFactory().Begin(attempt))->Connect({});
-  clique.state = CliqueTable::State::kActive;
+  clique.state = v1::CliqueSummary::ACTIVE;
   return clique;
 }
 
 }  // namespace
-
-absl::string_view StateName(CliqueTable::State state) {
-  switch (state) {
-    case CliqueTable::State::kForming:
-      return "forming";
-    case CliqueTable::State::kActive:
-      return "active";
-    case CliqueTable::State::kAborted:
-      return "aborted";
-  }
-  return "";
-}
 
 bool SameAttempt(const v1::Attempt& a, const v1::Attempt& b) {
   return a.clique() == b.clique() && a.term() == b.term() &&
@@ -82,10 +70,29 @@ void CliqueTable::Install(const v1::Attempt& attempt,
   if (!closed_.ok()) return;
   for (Clique& clique : cliques_) {
     if (clique.spec.name != attempt.clique()) continue;
-    clique.state = State::kActive;
+    clique.state = v1::CliqueSummary::ACTIVE;
     clique.attempt = attempt;
     clique.communicator.swap(communicator);
     changed_.NotifyAll();
+  }
+}
+
+void CliqueTable::SetInactive(State state) {
+  const MutexLock lock(mutex_);
+  for (Clique& clique : cliques_) {
+    if (clique.state != v1::CliqueSummary::ACTIVE) clique.state = state;
+  }
+}
+
+void CliqueTable::SetInactive(const v1::Attempt& attempt, State state) {
+  const MutexLock lock(mutex_);
+  for (Clique& clique : cliques_) {
+    if (clique.spec.name != attempt.clique() ||
+        clique.state == v1::CliqueSummary::ACTIVE) {
+      continue;
+    }
+    clique.state = state;
+    clique.attempt = attempt;
   }
 }
 
@@ -93,7 +100,7 @@ bool CliqueTable::IsActive(const v1::Attempt& attempt) const {
   const MutexLock lock(mutex_);
   return std::any_of(cliques_.begin(), cliques_.end(),
                      [&](const Clique& clique) {
-                       return clique.state == State::kActive &&
+                       return clique.state == v1::CliqueSummary::ACTIVE &&
                               SameAttempt(clique.attempt, attempt) &&
                               clique.communicator->status().ok();
                      });
@@ -106,8 +113,9 @@ std::vector<CliqueTable::Clique> CliqueTable::AbortIf(
   {
     const MutexLock lock(mutex_);
     for (Clique& clique : cliques_) {
-      if (clique.state != State::kActive || !predicate(clique)) continue;
-      clique.state = State::kAborted;
+      if (clique.state != v1::CliqueSummary::ACTIVE || !predicate(clique))
+        continue;
+      clique.state = v1::CliqueSummary::IDLE;
       const absl::Status end = clique.communicator->status();
       clique.why = end.ok() ? why : end;
       aborted.push_back(clique);
@@ -156,7 +164,7 @@ bool CliqueTable::HasEnded() const {
   const MutexLock lock(mutex_);
   return std::any_of(cliques_.begin(), cliques_.end(),
                      [](const Clique& clique) {
-                       return clique.state == State::kActive &&
+                       return clique.state == v1::CliqueSummary::ACTIVE &&
                               !clique.communicator->status().ok();
                      });
 }
@@ -165,7 +173,8 @@ std::vector<std::string> CliqueTable::InactiveKinds() const {
   const MutexLock lock(mutex_);
   std::vector<std::string> kinds;
   for (const Clique& clique : cliques_) {
-    if (clique.state != State::kActive) kinds.push_back(clique.spec.kind);
+    if (clique.state != v1::CliqueSummary::ACTIVE)
+      kinds.push_back(clique.spec.kind);
   }
   return kinds;
 }
@@ -184,18 +193,19 @@ absl::StatusOr<CliqueTable::Clique> CliqueTable::WaitActive(
     // An empty table has not heard of the layout yet.
     const Clique* clique = find();
     return !closed_.ok() || (clique == nullptr && !cliques_.empty()) ||
-           (clique != nullptr && clique->state == State::kActive);
+           (clique != nullptr && clique->state == v1::CliqueSummary::ACTIVE);
   });
   RETURN_IF_ERROR(closed_);
   const Clique* clique = find();
-  if (clique != nullptr && clique->state == State::kActive) return *clique;
+  if (clique != nullptr && clique->state == v1::CliqueSummary::ACTIVE)
+    return *clique;
   std::string message;
   if (clique == nullptr) {
     message = absl::StrCat("this rank has no clique of kind \"", kind, "\"");
   } else {
     message = absl::StrCat("clique ", clique->spec.name, " is ",
-                           StateName(clique->state), " after waiting ",
-                           absl::FormatDuration(timeout));
+                           v1::CliqueSummary::State_Name(clique->state),
+                           " after waiting ", absl::FormatDuration(timeout));
     if (!clique->why.ok()) {
       absl::StrAppend(&message, ": ", clique->why.message());
     }

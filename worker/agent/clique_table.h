@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "proto/sync/mutex.h"
 #include "shardwright/v1/communicator.pb.h"
+#include "shardwright/v1/diagnostics.pb.h"
 #include "worker/comm/communicator.h"
 
 namespace shardwright {
@@ -29,14 +30,14 @@ struct CliqueSpec {
 // Thread-safe.
 class CliqueTable {
  public:
-  enum class State { kForming, kActive, kAborted };
+  using State = v1::CliqueSummary::State;  // The coordinator's words.
 
   struct Clique {
     CliqueSpec spec;
-    State state = State::kForming;
-    v1::Attempt attempt;  // The one that is active, or was last.
-    std::shared_ptr<Communicator> communicator;  // Unless forming.
-    absl::Status why;                            // Of kAborted.
+    State state = v1::CliqueSummary::IDLE;
+    v1::Attempt attempt;                         // The newest that has begun.
+    std::shared_ptr<Communicator> communicator;  // If active.
+    absl::Status why;  // Of the last end of one that was active.
   };
 
   // Begins anew: aborts what there is with `why`, and takes the cliques of a
@@ -53,6 +54,11 @@ class CliqueTable {
   // Makes a clique active, in place of the communicator that it had.
   void Install(const v1::Attempt& attempt,
                std::shared_ptr<Communicator> communicator);
+
+  // What is being done about those that are not active: all, or that of an
+  // attempt.
+  void SetInactive(State state);
+  void SetInactive(const v1::Attempt& attempt, State state);
 
   // Whether this very attempt is active, and its communicator not known to have
   // ended.
@@ -96,8 +102,6 @@ class CliqueTable {
   std::vector<Clique> cliques_ ABSL_GUARDED_BY(mutex_);
   absl::Status closed_ ABSL_GUARDED_BY(mutex_);  // OK while open.
 };
-
-absl::string_view StateName(CliqueTable::State state);
 
 bool SameAttempt(const v1::Attempt& a, const v1::Attempt& b);
 

@@ -131,6 +131,7 @@ void Formation::OnGo(const v1::Go& go) {
   slot = std::make_shared<Try>();
   slot->attempt = go.attempt();
   slot->connecting = *std::move(begun);
+  cliques_.SetInactive(go.attempt(), v1::CliqueSummary::EXCHANGING);
   const MutexLock lock(mutex_);
   begun_.push_back(slot);
   changed_.NotifyAll();
@@ -157,6 +158,7 @@ void Formation::CollectSlots(const std::vector<std::shared_ptr<Try>>& tries,
 void Formation::OnSlots(const v1::Slots& slots) {
   const std::shared_ptr<Try> attempt = Find(slots.attempt());
   if (attempt == nullptr) return;
+  cliques_.SetInactive(slots.attempt(), v1::CliqueSummary::CONNECTING);
   connects_.emplace_back([this, attempt, turn = connects_.size(),
                           values = std::vector<std::string>(
                               slots.values().begin(), slots.values().end())] {
@@ -214,6 +216,7 @@ void Formation::OnAborted(const v1::AttemptAborted& aborted) {
     tries_.erase(aborted.attempt().clique());
   }
   cliques_.AbortAttempt(aborted.attempt(), why);
+  cliques_.SetInactive(aborted.attempt(), v1::CliqueSummary::GATHERING);
   spdlog::warn(
       "event=attempt_aborted clique={} attempt={} reason={} "
       "message=\"{}\"",

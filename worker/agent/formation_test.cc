@@ -237,6 +237,22 @@ TEST_F(FormationTest, AnAbortedAttemptIsNeverUsedAndTheNextOneIs) {
   EXPECT_THAT(second_.cliques().InactiveKinds(), ElementsAre());
 }
 
+TEST_F(FormationTest, TellsHowFarACliqueIs) {
+  const auto state = [this] { return first_.cliques().List()[0].state; };
+  EXPECT_THAT(first_.Run([&] {
+    EXPECT_EQ(state(), v1::CliqueSummary::IDLE);
+    first_.Go(1);
+    EXPECT_EQ(state(), v1::CliqueSummary::EXCHANGING);
+    EXPECT_EQ(first_.cliques().List()[0].attempt.number(), 1);
+    first_.Slots(1);
+    EXPECT_EQ(state(), v1::CliqueSummary::CONNECTING);
+    first_.Aborted(1);
+    EXPECT_EQ(state(), v1::CliqueSummary::GATHERING);
+    return absl::OkStatus();
+  }),
+              IsOk());
+}
+
 TEST_F(FormationTest, AbortEndsAConnectThatWaitsForALostMember) {
   EXPECT_THAT(first_.Run([this] {
     first_.Go(1);
