@@ -11,6 +11,7 @@
 #include "client/cli/member_table.h"
 #include "client/cli/text_table.h"
 #include "proto/status/error.h"
+#include "proto/time/proto_time.h"
 
 namespace shardwright {
 namespace {
@@ -59,16 +60,12 @@ std::string WaitsFor(const v1::CliqueSummary& clique) {
   }
 }
 
-absl::Time TimeOf(const google::protobuf::Timestamp& time) {
-  return absl::FromUnixSeconds(time.seconds()) +
-         absl::Nanoseconds(time.nanos());
-}
-
 // Of a member that has not asked. A process that was killed lives on until its
-// lease ends; that it misses renewals, which come three a lease, tells.
+// lease ends; that it misses renewals, which come three a lease, tells. Half a
+// lease: one renewal may be late.
 std::string AdviceOnLiving(const v1::Member& member, const std::string& clique,
                            absl::Time now) {
-  const absl::Time end = TimeOf(member.expire_time());
+  const absl::Time end = FromProto(member.expire_time());
   const int64_t left = std::max<int64_t>(
       0, absl::ToInt64Seconds(absl::Ceil(end - now, absl::Seconds(1))));
   constexpr absl::string_view kLook =
@@ -79,8 +76,8 @@ std::string AdviceOnLiving(const v1::Member& member, const std::string& clique,
         "the lease ends in ",
         left, " s;\n", kLook);
   }
-  const absl::Time seen = TimeOf(member.last_seen_time());
-  if (now - seen > (end - seen) / 3) {
+  const absl::Time seen = FromProto(member.last_seen_time());
+  if (now - seen > (end - seen) / 2) {
     return absl::StrCat("not heard from for ", absl::ToInt64Seconds(now - seen),
                         " s, and the lease ends in ", left, " s;\n", kLook);
   }
@@ -221,6 +218,19 @@ std::string FormatCliques(const std::vector<v1::CliqueSummary>& cliques,
     table.AddRow(std::move(cells));
   }
   return table.Format();
+}
+
+bool AppendPage(const v1::CliqueExplanation& page,
+                v1::CliqueExplanation& explanation) {
+  const v1::Attempt& before = explanation.clique().attempt();
+  const v1::Attempt& now = page.clique().attempt();
+  if (page.generation() != explanation.generation() ||
+      now.term() != before.term() || now.number() != before.number()) {
+    return false;
+  }
+  explanation.mutable_members()->MergeFrom(page.members());
+  explanation.set_next_page_token(page.next_page_token());
+  return true;
 }
 
 std::string FormatCliqueExplanation(const v1::CliqueExplanation& explanation,

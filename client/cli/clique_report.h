@@ -22,6 +22,11 @@ nlohmann::ordered_json CliqueExplanationJson(
 std::string FormatCliques(const std::vector<v1::CliqueSummary>& cliques,
                           bool wide, const Terminal& terminal);
 
+// Adds the members of the next page. False if that is of another layout or
+// attempt than those before: then nothing is added.
+bool AppendPage(const v1::CliqueExplanation& page,
+                v1::CliqueExplanation& explanation);
+
 // The state in a sentence, a line a member (the first `members_max`), and for
 // each way in which members keep it waiting at `now`, what to do.
 std::string FormatCliqueExplanation(const v1::CliqueExplanation& explanation,

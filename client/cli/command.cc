@@ -112,16 +112,14 @@ void OnChosen(CLI::App& command, Outcome& outcome,
 
 void AddOutputOption(CLI::App& command, Console& console,
                      OutputFormat& format) {
-  const std::map<std::string, OutputFormat> formats = {
-      {"table", OutputFormat::kTable},
-      {"wide", OutputFormat::kWide},
-      {"json", OutputFormat::kJson},
-      {"yaml", OutputFormat::kYaml}};
   command
       .add_option("-o,--output", format,
                   "table for people, wide with more columns; json and yaml for "
                   "programs")
-      ->transform(CLI::CheckedTransformer(formats).description(""))
+      ->transform(OneOf<OutputFormat>({{"table", OutputFormat::kTable},
+                                       {"wide", OutputFormat::kWide},
+                                       {"json", OutputFormat::kJson},
+                                       {"yaml", OutputFormat::kYaml}}))
       ->type_name("table|wide|json|yaml");
   command.add_flag_callback(
       "--no-color", [&console] { console.terminal.color = false; },

@@ -6,6 +6,8 @@
 #include <functional>
 #include <ostream>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
@@ -65,6 +67,24 @@ absl::Status WithHint(const absl::Status& status, absl::string_view more);
 // Makes `command` run `run` when the command line names it.
 void OnChosen(CLI::App& command, Outcome& outcome,
               std::function<absl::Status()> run);
+
+// Takes one of a few words for an enumeration; the error lists them.
+template <typename Enum>
+CLI::Validator OneOf(const std::vector<std::pair<std::string, Enum>>& choices) {
+  return CLI::Validator(
+      [choices](std::string& text) -> std::string {
+        std::string words;
+        for (const auto& [word, value] : choices) {
+          if (text == word) {
+            text = std::to_string(static_cast<int>(value));
+            return "";
+          }
+          words += (words.empty() ? "" : ", ") + word;
+        }
+        return "'" + text + "' is not one of " + words;
+      },
+      /*validator_desc=*/"");
+}
 
 // Adds -o and --no-color. `console` and `format` outlive `command`.
 void AddOutputOption(CLI::App& command, Console& console, OutputFormat& format);

@@ -6,7 +6,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
-#include "proto/plan/problem.h"
 
 namespace shardwright {
 namespace {
@@ -127,8 +126,10 @@ std::vector<const CLI::Option*> OptionsOf(const CLI::App& command) {
   std::vector<const CLI::Option*> options = command.get_options();
   for (const CLI::App* child : command.get_subcommands({})) {
     if (!child->get_name().empty()) continue;
-    const std::vector<const CLI::Option*> more = OptionsOf(*child);
-    options.insert(options.end(), more.begin(), more.end());
+    for (const CLI::Option* option : OptionsOf(*child)) {
+      // A group has inherited the help of its command.
+      if (option != child->get_help_ptr()) options.push_back(option);
+    }
   }
   return options;
 }
@@ -142,28 +143,6 @@ std::vector<std::string> NamesOf(const CLI::Option& option) {
     names.push_back("--" + name);
   }
   return names;
-}
-
-std::string SuggestWord(const CLI::App& app) {
-  const CLI::App* chosen = &app;
-  while (!chosen->get_subcommands().empty()) {
-    chosen = chosen->get_subcommands().front();
-  }
-  const std::vector<std::string> left = chosen->remaining();
-  if (left.empty()) return "";
-  const std::string word = left.front().substr(0, left.front().find('='));
-  std::vector<std::string> names;
-  for (const CLI::App* command : CommandsOf(*chosen)) {
-    names.push_back(command->get_name());
-  }
-  for (const CLI::Option* option : OptionsOf(*chosen)) {
-    for (const std::string& name : NamesOf(*option)) {
-      if (absl::StartsWith(name, "--")) names.push_back(name);
-    }
-  }
-  const std::string hint = DidYouMean(word, names);
-  return absl::StrCat("'", word, "' is not known here",
-                      hint.empty() ? "" : ": ", hint);
 }
 
 std::string BashCompletion(const CLI::App& app) {

@@ -19,11 +19,6 @@ std::vector<const CLI::Option*> OptionsOf(const CLI::App& command);
 // "-o", "--output"; nothing for a positional.
 std::vector<std::string> NamesOf(const CLI::Option& option);
 
-// "'plam' is not known here: did you mean 'plan'?", of the first word that
-// parsing left over; the guess is a command or option of the command that was
-// chosen. Empty if no word is left.
-std::string SuggestWord(const CLI::App& app);
-
 // Scripts for `source <(shardctl completion bash)`, and zsh, made of what the
 // tree has: they complete commands, options, and values that are choices (type
 // name "a|b|c") or files (type name "FILE").

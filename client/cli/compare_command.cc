@@ -18,6 +18,9 @@
 namespace shardwright {
 namespace {
 
+// Of all sizes together: JSON has a line for each, 10 MB with this many.
+constexpr int64_t kRanksListedMax = 65536;
+
 struct Options {
   std::vector<int64_t> lengths;
   std::string lengths_file;
@@ -90,10 +93,23 @@ absl::StatusOr<Comparison> Compare(const Options& options) {
   return comparison;
 }
 
+absl::Status CheckListed(const Comparison& comparison) {
+  int64_t ranks = 0;
+  for (int64_t cp : comparison.cps) ranks += cp;
+  if (ranks <= kRanksListedMax) return absl::OkStatus();
+  return ProblemsToStatus(
+      "INVALID_LENGTHS",
+      {{"cp",
+        absl::StrCat(ranks, " cp ranks together are above ", kRanksListedMax,
+                     ", as json and yaml list each"),
+        "-o table and wide list none"}});
+}
+
 absl::Status PlanCompareCommand(const Console& console,
                                 const Options& options) {
   ASSIGN_OR_RETURN(const Comparison comparison, Compare(options));
   if (IsDocument(options.format)) {
+    RETURN_IF_ERROR(CheckListed(comparison));
     console.PrintDocument(ComparisonJson(comparison), options.format);
   } else {
     console.Print(FormatComparison(

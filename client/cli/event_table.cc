@@ -25,6 +25,13 @@ nlohmann::ordered_json EventJson(const v1::Event& event) {
           {"text", event.text()}};
 }
 
+std::string FormatDropped(int64_t dropped_count) {
+  if (dropped_count == 0) return "";
+  return absl::StrCat(dropped_count,
+                      " events are no longer kept; the coordinator's log has "
+                      "them\n");
+}
+
 std::string FormatEvents(const std::vector<v1::Event>& events) {
   TextTable table(
       {{"NUMBER", TextTable::Align::kRight}, {"TIME"}, {"TYPE"}, {"WHAT"}});

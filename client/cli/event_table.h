@@ -14,6 +14,9 @@ namespace shardwright {
 nlohmann::ordered_json EventJson(const v1::Event& event);
 
 // A line an event, under titles.
+// A line that says how many are no longer kept; nothing for 0.
+std::string FormatDropped(int64_t dropped_count);
+
 std::string FormatEvents(const std::vector<v1::Event>& events);
 
 // One such line by itself, for those who watch.

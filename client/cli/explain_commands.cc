@@ -1,7 +1,6 @@
 #include "client/cli/explain_commands.h"
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -26,6 +25,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kMembersShown = 20;
+constexpr int kFetchesMax = 8;
 
 struct RankOptions {
   PlanSourceOptions source;
@@ -74,7 +74,7 @@ std::string SuggestClique(const JobOptions& options, const std::string& name) {
   return DidYouMean(name, names);
 }
 
-// All pages.
+// All pages; again from the first where the clique changed between two.
 absl::StatusOr<v1::CliqueExplanation> FetchExplanation(
     const CliqueOptions& options) {
   const CoordinatorClient client = options.Connect();
@@ -83,14 +83,24 @@ absl::StatusOr<v1::CliqueExplanation> FetchExplanation(
   request.set_clique(options.clique);
   request.set_kind(options.kind);
   request.set_only_blocking(!options.all);
-  v1::CliqueExplanation explanation;
-  do {
-    ASSIGN_OR_RETURN(const v1::CliqueExplanation page,
+  for (int fetch = 0; fetch < kFetchesMax; ++fetch) {
+    request.clear_page_token();
+    ASSIGN_OR_RETURN(v1::CliqueExplanation explanation,
                      client.ExplainClique(request));
-    explanation.MergeFrom(page);
-    request.set_page_token(page.next_page_token());
-  } while (!request.page_token().empty());
-  return explanation;
+    bool fits = true;
+    while (fits && !explanation.next_page_token().empty()) {
+      request.set_page_token(explanation.next_page_token());
+      ASSIGN_OR_RETURN(const v1::CliqueExplanation page,
+                       client.ExplainClique(request));
+      fits = AppendPage(page, explanation);
+    }
+    if (fits) return explanation;
+  }
+  return Error(
+      absl::StatusCode::kAborted, "CLIQUE_CHANGES",
+      absl::StrCat("clique '", options.clique, "' has begun ", kFetchesMax,
+                   " attempts while its members were listed"),
+      {{"clique", options.clique}});
 }
 
 absl::Status ExplainCliqueCommand(const Console& console,
@@ -167,11 +177,9 @@ void AddExplainCommands(CLI::App& app, Console& console, Outcome& outcome) {
       ->type_name("NAME");
   clique.add_flag("--all", options->all,
                   "all members, not only those that it waits for");
-  const std::map<std::string, v1::MemberKind> kinds = {
-      {"worker", v1::WORKER}, {"trainer", v1::TRAINER}};
   clique.add_option("--kind", options->kind, "whose clique (default worker)")
-      ->transform(
-          CLI::CheckedTransformer(kinds, CLI::ignore_case).description(""))
+      ->transform(OneOf<v1::MemberKind>(
+          {{"worker", v1::WORKER}, {"trainer", v1::TRAINER}}))
       ->type_name("worker|trainer");
 
   AddJobCommand(

@@ -216,6 +216,7 @@ absl::Status GetCommunicators(const Console& console, const Options& options) {
 absl::Status GetEvents(const Console& console, const Options& options) {
   const CoordinatorClient client = options.Connect();
   std::vector<v1::Event> events;
+  int64_t dropped_count = 0;
   v1::ListEventsRequest request;
   request.set_job(options.job);
   request.set_after(options.after);
@@ -223,6 +224,7 @@ absl::Status GetEvents(const Console& console, const Options& options) {
   for (;;) {
     ASSIGN_OR_RETURN(const v1::ListEventsResponse response,
                      client.ListEvents(request));
+    if (events.empty()) dropped_count = response.dropped_count();
     if (response.events().empty()) break;
     events.insert(events.end(), response.events().begin(),
                   response.events().end());
@@ -231,10 +233,12 @@ absl::Status GetEvents(const Console& console, const Options& options) {
   if (options.document()) {
     Json list = Json::array();
     for (const v1::Event& event : events) list.push_back(EventJson(event));
-    console.PrintDocument(
-        Json::object({{"job", options.job}, {"events", std::move(list)}}),
-        options.format);
+    console.PrintDocument(Json::object({{"job", options.job},
+                                        {"dropped_count", dropped_count},
+                                        {"events", std::move(list)}}),
+                          options.format);
   } else {
+    console.Print(FormatDropped(dropped_count));
     console.Print(FormatEvents(events));
   }
   return absl::OkStatus();

@@ -16,6 +16,7 @@
 #include "client/cli/layout_commands.h"
 #include "client/cli/plan_commands.h"
 #include "client/cli/terminal.h"
+#include "client/cli/usage_error.h"
 #include "client/cli/watch_commands.h"
 
 namespace shardwright {
@@ -72,6 +73,7 @@ int Main(int argc, char** argv) {
   CLI::App app("Layouts and shard plans of multimodal training jobs",
                "shardctl");
   app.footer(kFooter);
+  app.failure_message(FormatUsageError);
   app.require_subcommand(1);
   AddLayoutCommands(app, console, outcome);
   AddPlanCommands(app, console, outcome);
@@ -86,11 +88,7 @@ int Main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    const int exit_code = app.exit(error);
-    if (exit_code == 0) return kExitOk;
-    const std::string suggestion = SuggestWord(app);
-    if (!suggestion.empty()) std::cerr << suggestion << '\n';
-    return kExitUsage;
+    return app.exit(error) == 0 ? kExitOk : kExitUsage;
   }
   if (!outcome.status.ok()) std::cerr << FormatError(outcome.status);
   if (!std::cout.flush()) {

@@ -308,9 +308,30 @@ std::string AdviceOnLiving(absl::Duration age, const std::string& phase) {
   return text.substr(text.find("  rank 7:"));
 }
 
+TEST(CliqueReportTest, PagesOfOneAttemptAreJoinedAndOthersRefused) {
+  const v1::CliqueExplanation page = WaitingClique();
+  v1::CliqueExplanation whole = page;
+  whole.set_next_page_token("3");
+  EXPECT_TRUE(AppendPage(page, whole));
+  EXPECT_EQ(whole.members_size(), 6);
+  EXPECT_EQ(whole.clique().DebugString(), page.clique().DebugString());
+  EXPECT_EQ(whole.next_page_token(), "");
+  const std::string before = whole.DebugString();
+  v1::CliqueExplanation other = page;
+  other.mutable_clique()->mutable_attempt()->set_number(3);
+  EXPECT_FALSE(AppendPage(other, whole));
+  other = page;
+  other.mutable_clique()->mutable_attempt()->set_term(9);
+  EXPECT_FALSE(AppendPage(other, whole));
+  other = page;
+  other.set_generation(2);
+  EXPECT_FALSE(AppendPage(other, whole));
+  EXPECT_EQ(whole.DebugString(), before);
+}
+
 TEST(CliqueReportTest, SilentMemberIsNotSaidToBeBusy) {
-  EXPECT_EQ(AdviceOnLiving(absl::Seconds(12), "step 3"),
-            "  rank 7: not heard from for 12 s, and the lease ends in 18 s;\n"
+  EXPECT_EQ(AdviceOnLiving(absl::Seconds(16), "step 3"),
+            "  rank 7: not heard from for 16 s, and the lease ends in 14 s;\n"
             "    look at host and log: may have died, or hang\n");
   EXPECT_EQ(AdviceOnLiving(absl::Seconds(40), "step 3"),
             "  rank 7: not heard from for 40 s, and the lease ends in 0 s;\n"
@@ -318,7 +339,7 @@ TEST(CliqueReportTest, SilentMemberIsNotSaidToBeBusy) {
 }
 
 TEST(CliqueReportTest, LivingMemberIsBusyOrWasStartedWithOtherKinds) {
-  EXPECT_EQ(AdviceOnLiving(absl::Seconds(10), "step 3"),
+  EXPECT_EQ(AdviceOnLiving(absl::Seconds(15), "step 3"),
             "  rank 7: lives, and has not asked for this clique;\n"
             "    busy with 'step 3', or started with other --kinds\n");
   EXPECT_EQ(AdviceOnLiving(absl::Seconds(1), "forming language/tp/0"),
@@ -370,6 +391,12 @@ TEST(MemberTableTest, JsonHasNullForTimesThatAreNotKnown) {
   EXPECT_TRUE(MemberJson(member)["last_seen_time"].is_null());
   member.mutable_last_seen_time()->set_seconds(1);
   EXPECT_EQ(MemberJson(member)["last_seen_time"], "1970-01-01T00:00:01Z");
+}
+
+TEST(EventTableTest, SaysHowManyAreGone) {
+  EXPECT_EQ(FormatDropped(0), "");
+  EXPECT_EQ(FormatDropped(12),
+            "12 events are no longer kept; the coordinator's log has them\n");
 }
 
 TEST(EventTableTest, LinesUpUnderTitles) {

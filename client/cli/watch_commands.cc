@@ -159,6 +159,7 @@ absl::Status WatchEvents(const Console& console, const Options& options) {
   Interruption interruption(STDOUT_FILENO);
   EventReader reader(options.Connect(), options.job, options.after);
   Patience patience(console, interruption);
+  int64_t dropped_count = 0;
   for (bool reached = false;; reached = true) {
     const absl::StatusOr<v1::ListEventsResponse> news = reader.Next();
     if (!news.ok()) {
@@ -167,6 +168,10 @@ absl::Status WatchEvents(const Console& console, const Options& options) {
       continue;
     }
     patience.Succeeded();
+    if (news->dropped_count() > dropped_count) {
+      dropped_count = news->dropped_count();
+      console.err << FormatDropped(dropped_count);
+    }
     for (const v1::Event& event : news->events()) {
       PrintOne(console, options, EventJson(event), FormatEvent(event));
     }

@@ -150,6 +150,13 @@ class CommandLineTest(unittest.TestCase):
       self.assertEqual(processes.shardctl("plan", "compare", *usage).exit_code,
                        2)
 
+  def test_compare_lists_no_more_ranks_than_a_program_can_want(self):
+    command = ["plan", "compare", "--lengths", "9", "--cp", "65536,1"]
+    answer = processes.shardctl(*command, "-o", "json")
+    self.assertEqual(answer.exit_code, 5, answer)
+    self.assertIn("cp: 65537 cp ranks together are above 65536", answer.err)
+    self.assertEqual(processes.shardctl(*command).exit_code, 0)
+
   def test_slips_in_commands_and_options_get_a_suggestion(self):
     for command, guess in ((["layuot", "groups"], "layout"),
                            (["get", "member"], "members"),
@@ -165,6 +172,36 @@ class CommandLineTest(unittest.TestCase):
     answer = self.online("layout", "groups", job="vlm_8")
     self.assertEqual(answer.exit_code, 4, answer)
     self.assertIn("did you mean 'vlm-8'?", answer.err)
+
+  def test_usage_errors_say_one_thing_in_words_of_the_command_line(self):
+    clique = ["explain", "clique", "a", "--coordinator", "x", "--job", "y"]
+    for command, problem, path in (
+        (["plam"], "'plam' is not known here: did you mean 'plan'?", ""),
+        (["plan"], "a command is required, one of shard, compose, compare",
+         " plan"),
+        (["plan", "compare", "--lengths", "3", "--cp", "x"],
+         "--cp: 'x' is not a number", " plan compare"),
+        (["plan", "compare", "--lengths", "3", "--tp"], "--tp needs a value",
+         " plan compare"),
+        (["plan", "compare"],
+         "one of --lengths, --lengths-file, --cu-seqlens is required",
+         " plan compare"),
+        (["plan", "compare", "--lengths", "3", "--cu-seqlens", "0,3"],
+         "only one of --lengths, --lengths-file, --cu-seqlens can be given",
+         " plan compare"),
+        (["version", "-o", "jsn"],
+         "--output: 'jsn' is not one of table, wide, json, yaml", " version"),
+        (clique + ["--kind", "foo"],
+         "--kind: 'foo' is not one of worker, trainer", " explain clique"),
+        (["explain", "rank"], "rank is required", " explain rank"),
+        (["explain", "rank", "3", "4", "--layout", "x"],
+         "'4' is not known here", " explain rank"),
+    ):
+      with self.subTest(command=command):
+        answer = processes.shardctl(*command)
+        self.assertEqual(answer.exit_code, 2)
+        self.assertEqual(
+            answer.err, f"error: {problem}\ntry: shardctl{path} --help\n")
 
   def test_help_and_version_are_no_errors(self):
     for command in (["--help"], ["plan", "shard", "--help"], ["version"]):
@@ -313,6 +350,11 @@ class CompletionTest(unittest.TestCase):
     self.assertEqual(self.complete("plan", "shard", "--layout", "x", "--ro"),
                      ["--rows"])
     self.assertEqual(self.complete("health", "--mo"), [])
+
+  def test_nothing_is_offered_twice(self):
+    script = processes.shardctl("completion", "bash").out
+    for words in re.findall(r" words='(.*?)'", script):
+      self.assertEqual(len(set(words.split())), len(words.split()), words)
 
   def test_values_that_are_choices(self):
     self.assertEqual(self.complete("get", "members", "-o", ""),
