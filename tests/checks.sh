@@ -44,13 +44,14 @@ ubsan() {
   run_tests --config=ubsan
 }
 
-# Tests in C++ without gRPC have nothing to be forgiven; the rest, programs
-# that Python tests start included, call libraries that are not instrumented.
+# Tests in C++ without gRPC and Gloo have nothing to be forgiven; the rest,
+# programs that Python tests start included, call libraries that are not
+# instrumented.
 tsan() {
-  local grpc='rdeps(//..., @grpc//:all)' all='tests(//...)'
-  local pure="kind(cc_test, $all) except $grpc"
+  local foreign='rdeps(//..., @grpc//:all + @gloo//:all)' all='tests(//...)'
+  local pure="kind(cc_test, $all) except $foreign"
   # Python itself cannot load an instrumented library.
-  local rest="$all intersect $grpc except rdeps(//..., //client/python:all)"
+  local rest="$all intersect $foreign except rdeps(//..., //client/python:all)"
   local targets
   targets="$(bash deploy/bazel.sh query "$pure" 2>/dev/null)" || return
   # shellcheck disable=SC2086
