@@ -7,6 +7,7 @@
 #include "absl/strings/str_join.h"
 #include "proto/plan/clique_name.h"
 #include "proto/status/error.h"
+#include "proto/time/proto_time.h"
 
 namespace shardwright {
 namespace simulation {
@@ -120,8 +121,7 @@ void BarrierChecker::OnWait(const Step& step,
                          incarnation,
                          request.caller().generation(),
                          key,
-                         step.now + absl::Seconds(request.timeout().seconds()) +
-                             absl::Nanoseconds(request.timeout().nanos()),
+                         step.now + FromProto(request.timeout()),
                          is_repeat};
   if (is_repeat) {
     violations_.Require(UseOf(request) == *barrier.released,

@@ -132,7 +132,9 @@ void Simulation::DoFaults() {
   }
   for (const auto& [name, job] : jobs_) {
     if (Happens(options_.apply_every)) ApplyOne(name);
+    if (random_.Chance(0.2)) coordinator_.Diagnose(name);
   }
+  if (Happens(options_.silent_every)) network_.OpenSilent();
   Supervise(0.3);
   timeline_.After(kFaultPeriod, [this] { DoFaults(); });
 }
@@ -182,6 +184,25 @@ void Simulation::Heal() {
   }
 }
 
+void Simulation::Watch(const std::string& job) {
+  watchers_.push_back(
+      std::make_shared<Watcher>(world_, coordinator_.violations(), job));
+  watchers_.back()->Start();
+}
+
+// Whether every watcher has got what is in force.
+bool Simulation::AllWatched() const {
+  const StoreModel& store = coordinator_.checker().store();
+  for (const auto& watcher : watchers_) {
+    const StoreModel::Job* job = store.FindJob(watcher->job());
+    if (watcher->revision() !=
+        (job == nullptr ? store.layout_revision() : job->revision)) {
+      return false;
+    }
+  }
+  return true;
+}
+
 // Whether every process has been released from each of its barriers since.
 bool Simulation::AllReleased(
     const std::map<const Process*, int64_t>& before) const {
@@ -209,6 +230,8 @@ void Simulation::Run() {
   AddJobs();
   with_faults_ = true;
   for (const auto& [name, job] : jobs_) ApplyOne(name);
+  Watch("");
+  Watch("job-0");
   DoFaults();
   Advance(options_.fault_time);
   Heal();
@@ -228,6 +251,10 @@ void Simulation::Run() {
   }
   const bool released =
       RunUntil([&] { return AllReleased(before); }, end - timeline_.now());
+  const bool watched =
+      RunUntil([this] { return AllWatched(); }, end - timeline_.now());
+  coordinator_.violations().Require(
+      watched, "liveness: a watcher has not got the newest layout");
   coordinator_.violations().Require(
       formed && released, "liveness: ", absl::FormatDuration(kRestBound),
       " after the last fault ",

@@ -7,6 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "proto/status/error.h"
+#include "proto/time/proto_time.h"
 
 namespace shardwright {
 namespace simulation {
@@ -59,6 +60,7 @@ void Checker::OnCrash() {
   renewed_.clear();
   cliques_.Crashed();
   barriers_.Crashed();
+  watches_.Crashed();
 }
 
 std::string Checker::StaleReason(const Request& request) const {
@@ -98,13 +100,17 @@ std::string Checker::Observe(CoordinatorCore& core, absl::Time now) const {
         &seen, core.FindLayout(name)->generation(), ":",
         core.ListMembers(request, now, effects)->SerializeAsString(), ";");
   }
-  absl::StrAppend(&seen, absl::ToUnixNanos(core.NextTick()));
+  if (!ends_silence_) {
+    absl::StrAppend(&seen, absl::ToUnixNanos(core.NextTick()));
+  }
   return seen;
 }
 
-void Checker::BeginStep(const Request& request) {
+void Checker::BeginStep(const Step& step) {
   store_.BeginStep();
-  stale_reason_ = StaleReason(request);
+  stale_reason_ = StaleReason(step.request);
+  ends_silence_ = std::holds_alternative<v1::SessionRequest>(step.request) &&
+                  watches_.IsSilent(step.stream);
 }
 
 void Checker::CheckRefusal(const Step& step, const std::string& before,
@@ -135,6 +141,17 @@ void Checker::CheckRefusal(const Step& step, const std::string& before,
   if (reason == "STORE_FAILED") {
     violations_.Require(step.effects.streams.empty(),
                         "refusal: the store fails, and something is told");
+  }
+  if (reason == "OVERLOADED") {
+    const bool writes =
+        std::holds_alternative<v1::RegisterRequest>(step.request) ||
+        std::holds_alternative<v1::ApplyLayoutRequest>(step.request);
+    violations_.Require(writes && step.effects.streams.empty() &&
+                            FromProto(DetailOf(step.status).retry_delay()) >
+                                absl::ZeroDuration(),
+                        "overload: ", name,
+                        " is refused, is heard of, or not told when to "
+                        "come again");
   }
   if (reason == "STALE_GENERATION" && CallerOf(step.request) != nullptr) {
     const int64_t current =
@@ -266,6 +283,12 @@ void Checker::OnEffect(const Step& step, const StreamEffect& effect) {
         std::get_if<std::shared_ptr<const v1::SessionResponse>>(&effect.what);
     if (news != nullptr) return OnNews(stream, **news);
     if (end != nullptr) return OnSessionEnd(step, stream, *end);
+  } else if (watches_.IsOpen(stream)) {
+    const auto* news =
+        std::get_if<std::shared_ptr<const v1::WatchLayoutsResponse>>(
+            &effect.what);
+    if (news != nullptr) return watches_.OnLayout(stream, (*news)->layout());
+    if (end != nullptr) return watches_.OnEnd(step, stream, *end);
   }
   violations_.Require(false, "call: ", NameOf(step.request),
                       " says something to stream ", stream,
@@ -328,12 +351,14 @@ void Checker::EndStep(const Step& step, const std::string& before,
   }
   cliques_.BeforeEffects(step);
   barriers_.BeforeEffects(step);
+  watches_.BeforeEffects(step);
   for (const StreamEffect& effect : step.effects.streams) {
     OnEffect(step, effect);
     if (violations_.first().has_value()) return;
   }
   cliques_.AfterEffects(step);
   barriers_.AfterEffects(step);
+  watches_.AfterEffects(step);
   CheckSessions(step);
   CheckLeases(step);
   violations_.Require(step.next_tick > step.now ||

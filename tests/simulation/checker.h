@@ -11,7 +11,9 @@
 //      are told of every loss and every layout, in the same step.
 //   5. Nothing is said to a call after its end, or before its begin.
 //   6. A coordinator that starts knows all that was stored.
-// And those of StoreModel, CliqueChecker and BarrierChecker.
+//   7. Who is refused for too much to write is told when to come again.
+// And those of StoreModel, CliqueChecker, BarrierChecker, WatchChecker and
+// CheckDiagnostics().
 
 #ifndef TESTS_SIMULATION_CHECKER_H_
 #define TESTS_SIMULATION_CHECKER_H_
@@ -25,6 +27,7 @@
 #include "tests/simulation/clique_checker.h"
 #include "tests/simulation/step.h"
 #include "tests/simulation/store_model.h"
+#include "tests/simulation/watch_checker.h"
 
 namespace shardwright {
 namespace simulation {
@@ -43,7 +46,7 @@ class Checker {
 
   // Around every step. `before` and `after` are what Observe() saw; only a
   // stale request needs them.
-  void BeginStep(const Request& request);
+  void BeginStep(const Step& step);
   bool IsStale() const { return !stale_reason_.empty(); }
   void EndStep(const Step& step, const std::string& before,
                const std::string& after);
@@ -82,6 +85,7 @@ class Checker {
   StoreModel store_{violations_};
   CliqueChecker cliques_{store_, violations_};
   BarrierChecker barriers_{store_, violations_};
+  WatchChecker watches_{store_, violations_};
 
   std::map<StreamId, Session> sessions_;
   std::map<MemberKey, absl::Time> renewed_;  // Of live members.
@@ -89,6 +93,9 @@ class Checker {
 
   // With which the step must be refused for being stale; empty if it is not.
   std::string stale_reason_;
+
+  // The step's session ends its silence by it, which moves the next tick.
+  bool ends_silence_ = false;
 };
 
 }  // namespace simulation

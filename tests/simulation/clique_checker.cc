@@ -5,6 +5,7 @@
 #include "proto/plan/clique_name.h"
 #include "proto/plan/group_kind.h"
 #include "proto/status/error.h"
+#include "proto/time/proto_time.h"
 
 namespace shardwright {
 namespace simulation {
@@ -168,8 +169,7 @@ void CliqueChecker::OnForm(const Step& step,
   Call call;
   call.member = member;
   call.request = request;
-  call.deadline = step.now + absl::Seconds(request.timeout().seconds()) +
-                  absl::Nanoseconds(request.timeout().nanos());
+  call.deadline = step.now + FromProto(request.timeout());
   call.cliques = Wanted(member, request);
   for (Clique* clique : call.cliques) {
     if (clique->phase == Phase::kActive &&

@@ -2,22 +2,24 @@
 
 #include <utility>
 
+#include "tests/simulation/diagnostics_checker.h"
+
 namespace shardwright {
 namespace simulation {
 
-Coordinator::Coordinator(Timeline& timeline, absl::Duration lease_ttl,
-                         Hooks hooks)
+Coordinator::Coordinator(Timeline& timeline,
+                         const CoordinatorCore::Options& options, Hooks hooks)
     : timeline_(timeline),
-      lease_ttl_(lease_ttl),
+      options_(options),
       hooks_(std::move(hooks)),
-      checker_(lease_ttl),
+      checker_(options.lease_ttl),
       store_(hooks_.next_fate, [this](const StateStore::Entries* entries) {
         checker_.OnCommit(entries, timeline_.now());
       }) {}
 
 bool Coordinator::Start() {
   store_.crashed = false;
-  auto core = CoordinatorCore::Start(store_, {lease_ttl_}, timeline_.now());
+  auto core = CoordinatorCore::Start(store_, options_, timeline_.now());
   if (!core.ok() || store_.crashed) return false;
   core_ = *std::move(core);
   ++life_;
@@ -40,18 +42,30 @@ absl::StatusOr<JobLayout> Coordinator::FindLayout(
 }
 
 Step Coordinator::Handle(const Request& request, StreamId stream) {
-  // What has become due is a step of its own, so that all that the request's
-  // step does is the request's doing.
-  if (up() && core_->NextTick() <= timeline_.now()) {
-    Step tick;
-    tick.request = TickDue();
-    Run(tick);
-  }
+  TickIfDue();
   Step step;
   step.request = request;
   step.stream = stream;
   Run(step);
   return step;
+}
+
+// A step of its own, so that all that the next step does is its own doing.
+void Coordinator::TickIfDue() {
+  if (!up() || core_->NextTick() > timeline_.now()) return;
+  Step tick;
+  tick.request = TickDue();
+  Run(tick);
+}
+
+void Coordinator::Diagnose(const std::string& job) {
+  TickIfDue();
+  const absl::Time now = timeline_.now();
+  if (!up() || checker_.store().FindJob(job) == nullptr) return;
+  const std::string before = checker_.Observe(*core_, now);
+  CheckDiagnostics(*core_, job, now, checker_.store(), violations());
+  violations().Require(checker_.Observe(*core_, now) == before,
+                       "diagnostics: asking changes something");
 }
 
 void Coordinator::Run(Step& step) {
@@ -61,7 +75,7 @@ void Coordinator::Run(Step& step) {
     return;
   }
   ++step_count_;
-  checker_.BeginStep(step.request);
+  checker_.BeginStep(step);
   std::string before, after;
   if (checker_.IsStale()) before = checker_.Observe(*core_, step.now);
   Call(step);
@@ -114,6 +128,13 @@ void Coordinator::Call(Step& step) {
   } else if (auto* wait =
                  std::get_if<v1::WaitAtBarrierRequest>(&step.request)) {
     step.status = core_->WaitAtBarrier(step.stream, *wait, now, effects);
+  } else if (auto* watch =
+                 std::get_if<v1::WatchLayoutsRequest>(&step.request)) {
+    step.status = core_->WatchLayouts(step.stream, *watch, now, effects);
+  } else if (std::holds_alternative<SessionOpened>(step.request)) {
+    core_->SessionOpened(step.stream, now, effects);
+  } else if (std::holds_alternative<AllRead>(step.request)) {
+    core_->WatchOn(step.stream, now, effects);
   }
 }
 
@@ -124,13 +145,8 @@ void Coordinator::ScheduleTick() {
   timeline_.At(next, [this, life = life_] {
     if (life != life_ || !up() || timeline_.now() < wake_time_) return;
     wake_time_ = absl::InfiniteFuture();
-    if (core_->NextTick() <= timeline_.now()) {
-      Step tick;
-      tick.request = TickDue();
-      Run(tick);
-    } else {
-      ScheduleTick();
-    }
+    TickIfDue();
+    if (up()) ScheduleTick();
   });
 }
 

@@ -31,7 +31,8 @@ class Coordinator {
   };
 
   // Down at first. `timeline` must outlive it.
-  Coordinator(Timeline& timeline, absl::Duration lease_ttl, Hooks hooks);
+  Coordinator(Timeline& timeline, const CoordinatorCore::Options& options,
+              Hooks hooks);
   Coordinator(const Coordinator&) = delete;
   Coordinator& operator=(const Coordinator&) = delete;
 
@@ -47,6 +48,9 @@ class Coordinator {
   //   UNAVAILABLE, with no reason: it is down, or has crashed with this.
   Step Handle(const Request& request, StreamId stream = 0);
 
+  // Somebody asks all about a job, as far as that is possible now.
+  void Diagnose(const std::string& job);
+
   absl::StatusOr<JobLayout> FindLayout(const std::string& job) const;
 
   int64_t step_count() const { return step_count_; }
@@ -54,12 +58,13 @@ class Coordinator {
   Violations& violations() { return checker_.violations(); }
 
  private:
+  void TickIfDue();
   void Run(Step& step);
   void Call(Step& step);
   void ScheduleTick();
 
   Timeline& timeline_;
-  const absl::Duration lease_ttl_;
+  const CoordinatorCore::Options options_;
   const Hooks hooks_;
   Checker checker_;
   FaultyStore store_;

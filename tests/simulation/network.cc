@@ -18,7 +18,8 @@ absl::Status Unreachable() {
 bool IsParked(const Request& request) {
   return std::holds_alternative<v1::SessionRequest>(request) ||
          std::holds_alternative<v1::FormCommunicatorsRequest>(request) ||
-         std::holds_alternative<v1::WaitAtBarrierRequest>(request);
+         std::holds_alternative<v1::WaitAtBarrierRequest>(request) ||
+         std::holds_alternative<v1::WatchLayoutsRequest>(request);
 }
 
 }  // namespace
@@ -153,6 +154,20 @@ void Network::Send(const StreamPtr& stream, const Request& request) {
   ToServer(stream, request);
 }
 
+void Network::OpenSilent() {
+  if (!coordinator_.up()) return;
+  const auto stream = std::make_shared<Stream>();
+  stream->link = std::make_shared<Link>();
+  stream->listener.on_end = [](const absl::Status&) {};
+  stream->is_session = true;
+  stream->id = ++last_stream_;
+  streams_[stream->id] = stream;
+  coordinator_.Handle(SessionOpened(), stream->id);
+  if (random_.Chance(0.5)) return;
+  timeline_.After(random_.Between(absl::ZeroDuration(), 2 * kBreakNoticedMax),
+                  [this, stream] { Close(stream); });
+}
+
 void Network::ToServer(const StreamPtr& stream, const Request& request) {
   if (stream->broken || stream->client_done) return;
   if (Loses(*stream->link)) return Break(stream);
@@ -166,6 +181,7 @@ void Network::Arrive(const StreamPtr& stream, const Request& request) {
     if (!coordinator_.up()) return End(stream, Unreachable());
     stream->id = ++last_stream_;
     streams_[stream->id] = stream;
+    if (stream->is_session) coordinator_.Handle(SessionOpened(), stream->id);
   }
   if (streams_.count(stream->id) == 0) return;
   const Step step = coordinator_.Handle(request, stream->id);
@@ -227,7 +243,16 @@ void Network::OnEffect(const StreamEffect& effect) {
     End(stream, *status);
     return;
   }
-  ToClient(stream, [stream, effect] { stream->listener.on_message(effect); });
+  ToClient(stream, [stream, effect] {
+    if (stream->listener.on_message) stream->listener.on_message(effect);
+  });
+  if (!std::holds_alternative<std::shared_ptr<const v1::WatchLayoutsResponse>>(
+          effect.what)) {
+    return;
+  }
+  timeline_.After(Delay(), [this, id = stream->id] {
+    if (streams_.count(id) > 0) coordinator_.Handle(AllRead(), id);
+  });
 }
 
 void Network::OnCrash() {

@@ -61,6 +61,9 @@ class Network {
   StreamPtr Open(const std::shared_ptr<Link>& link, const Request& request,
                  Listener listener);
   void Send(const StreamPtr& stream, const Request& request);
+
+  // Somebody opens a session and says nothing.
+  void OpenSilent();
   void Close(const StreamPtr& stream);
 
   // From the coordinator.

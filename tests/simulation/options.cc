@@ -38,6 +38,7 @@ Options Options::Draw(Random& random) {
   options.lose = Rate(random, 0.1);
   options.duplicate = Rate(random, 0.2);
   options.linger = Rate(random, 0.1);
+  options.silent_every = Interval(random, absl::Seconds(2));
   options.replay = Rate(random, 0.1);
   options.forge = Rate(random, 1);
 
@@ -49,6 +50,8 @@ Options Options::Draw(Random& random) {
   options.restart_beside_paused = random.Chance(0.5) ? 0.5 : 0;
 
   options.coordinator_crash_every = Interval(random, absl::Seconds(10));
+  constexpr int64_t kRates[] = {4096, 4096, 8, 2};
+  options.admission_rate = kRates[random.Below(4)];
   options.store_refuses = Rate(random, 0.3);
   options.crash_around_write = Rate(random, 0.05);
   options.apply_every = Interval(random, absl::Seconds(5));

@@ -37,6 +37,7 @@ struct Options {
   double duplicate = 0;  // Of unary calls: their requests.
   double linger = 0;     // Arrives as much as `linger_max` later.
   absl::Duration linger_max = absl::Seconds(30);
+  absl::Duration silent_every = kNever;  // A session that says nothing.
   double replay = 0;  // A request of the past comes once more,
   double forge = 0;   // and has been changed.
 
@@ -54,6 +55,7 @@ struct Options {
   // Coordinator.
   absl::Duration coordinator_crash_every = kNever;
   absl::Duration coordinator_down_max = absl::Seconds(15);
+  int64_t admission_rate = 4096;
   double store_refuses = 0;       // For each write.
   double crash_around_write = 0;  // Half before it, half after it.
   absl::Duration apply_every = kNever;

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "proto/plan/fingerprint.h"
 #include "proto/status/error.h"
+#include "proto/time/proto_time.h"
 
 namespace shardwright {
 namespace simulation {
@@ -14,10 +15,6 @@ namespace {
 
 constexpr absl::Duration kBackoffMax = absl::Seconds(2);
 constexpr absl::Duration kLeaseSlack = absl::Seconds(1);
-
-absl::Duration ToDuration(const google::protobuf::Duration& message) {
-  return absl::Seconds(message.seconds()) + absl::Nanoseconds(message.nanos());
-}
 
 std::string TextIn(const v1::ErrorDetail& detail, const std::string& name) {
   const auto found = detail.metadata().find(name);
@@ -150,7 +147,7 @@ void Process::OnRegistered(const Step& step) {
     holder_ = {};
     registered_ = true;
     check_layout_ = true;
-    renew_period_ = ToDuration(step.registered.renew_period());
+    renew_period_ = FromProto(step.registered.renew_period());
     revision_ = std::min(revision_.value_or(step.registered.revision()),
                          step.registered.revision());
     const bool is_new = generation_ != step.registered.generation();
@@ -161,7 +158,7 @@ void Process::OnRegistered(const Step& step) {
     return;
   }
   const v1::ErrorDetail detail = DetailOf(step.status);
-  absl::Duration delay = Backoff();
+  absl::Duration delay = Backoff() + FromProto(detail.retry_delay());
   if (detail.reason() == "FENCED") return End("FENCED");
   if (detail.reason() == "MEMBER_ID_IN_USE") {
     std::pair<std::string, std::string> holder(
@@ -272,9 +269,7 @@ void Process::WaitAtBarrier(size_t index) {
   request.set_digest(*barrier.digest);
   const absl::Duration timeout = world_.random.Between(
       absl::Milliseconds(500), world_.options.barrier_timeout_max);
-  request.mutable_timeout()->set_seconds(absl::ToInt64Seconds(timeout));
-  request.mutable_timeout()->set_nanos(
-      absl::ToInt64Nanoseconds(timeout % absl::Seconds(1)));
+  *request.mutable_timeout() = ToProto(timeout);
   barrier.call = Open(
       request, [](const StreamEffect&) {},
       [this, index](const absl::Status& status) {

@@ -33,6 +33,11 @@ std::string TextOf(const StreamEffect& effect) {
               &effect.what)) {
     return absl::StrCat(stream, (*event)->ShortDebugString());
   }
+  if (const auto* layout =
+          std::get_if<std::shared_ptr<const v1::WatchLayoutsResponse>>(
+              &effect.what)) {
+    return absl::StrCat(stream, (*layout)->ShortDebugString());
+  }
   return absl::StrCat(
       stream, (*std::get_if<std::shared_ptr<const v1::WaitAtBarrierResponse>>(
                    &effect.what))
@@ -52,6 +57,8 @@ std::string TextOfRequest(const Message& request) {
 }
 std::string TextOfRequest(const TickDue&) { return ""; }
 std::string TextOfRequest(const ClientGone&) { return ""; }
+std::string TextOfRequest(const SessionOpened&) { return ""; }
+std::string TextOfRequest(const AllRead&) { return ""; }
 
 }  // namespace
 
@@ -61,7 +68,7 @@ Simulation::Simulation(const Options& options, uint64_t seed, bool keep_trace)
       keep_trace_(keep_trace),
       timeline_(options_.time_grain),
       coordinator_(
-          timeline_, options_.lease_ttl,
+          timeline_, {options_.lease_ttl, options_.admission_rate},
           {[this] {
              if (random_.Chance(options_.store_refuses)) {
                return FaultyStore::Fate::kRefused;

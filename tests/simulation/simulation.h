@@ -25,6 +25,7 @@
 #include "tests/simulation/process.h"
 #include "tests/simulation/random.h"
 #include "tests/simulation/timeline.h"
+#include "tests/simulation/watcher.h"
 
 namespace shardwright {
 namespace simulation {
@@ -128,6 +129,8 @@ class Simulation {
   void DoFaultsTo(const ProcessPtr& process);
   void Supervise(double launch_chance);
   void Heal();
+  void Watch(const std::string& job);
+  bool AllWatched() const;
   bool AllReleased(const std::map<const Process*, int64_t>& before) const;
   std::string WhoIsNotAtRest() const;
   bool Happens(absl::Duration every);
@@ -142,6 +145,7 @@ class Simulation {
   Network network_;
   World world_;
   std::vector<ProcessPtr> processes_;
+  std::vector<std::shared_ptr<Watcher>> watchers_;
   std::set<std::string> closed_;  // Attempts.
   std::map<std::string, Job> jobs_;
   bool with_faults_ = false;

@@ -8,6 +8,9 @@ const v1::Caller* Find(const TickDue&) { return nullptr; }
 const v1::Caller* Find(const ClientGone&) { return nullptr; }
 const v1::Caller* Find(const v1::ApplyLayoutRequest&) { return nullptr; }
 const v1::Caller* Find(const v1::RegisterRequest&) { return nullptr; }
+const v1::Caller* Find(const v1::WatchLayoutsRequest&) { return nullptr; }
+const v1::Caller* Find(const SessionOpened&) { return nullptr; }
+const v1::Caller* Find(const AllRead&) { return nullptr; }
 template <typename Message>
 const v1::Caller* Find(const Message& request) {
   return &request.caller();
@@ -29,7 +32,10 @@ std::string NameOf(const Request& request) {
                                            "ReportCommunicators",
                                            "Session",
                                            "FormCommunicators",
-                                           "WaitAtBarrier"};
+                                           "WaitAtBarrier",
+                                           "WatchLayouts",
+                                           "SessionOpened",
+                                           "WatchOn"};
   static_assert(std::variant_size_v<Request> ==
                 sizeof(kNames) / sizeof(kNames[0]));
   return kNames[request.index()];

@@ -21,13 +21,16 @@ namespace shardwright {
 namespace simulation {
 
 struct TickDue {};
-struct ClientGone {};  // CoordinatorCore::StreamClosed().
+struct ClientGone {};     // CoordinatorCore::StreamClosed().
+struct SessionOpened {};  // The same of CoordinatorCore.
+struct AllRead {};        // CoordinatorCore::WatchOn().
 
 using Request =
     std::variant<TickDue, ClientGone, v1::ApplyLayoutRequest,
                  v1::RegisterRequest, v1::LeaveRequest, v1::PublishSlotsRequest,
                  v1::ReportCommunicatorsRequest, v1::SessionRequest,
-                 v1::FormCommunicatorsRequest, v1::WaitAtBarrierRequest>;
+                 v1::FormCommunicatorsRequest, v1::WaitAtBarrierRequest,
+                 v1::WatchLayoutsRequest, SessionOpened, AllRead>;
 
 struct Step {
   absl::Time now;

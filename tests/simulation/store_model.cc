@@ -59,6 +59,11 @@ void StoreModel::CommitLayout(const std::string& value) {
       job.layout == nullptr || job.layout->digest() != layout->digest(),
       "generation: ", record.generation(), " of ", name,
       " has the layout of the one before");
+  violations_.Require(record.revision() > layout_revision_,
+                      "revision: a layout's is ", record.revision(), " after ",
+                      layout_revision_);
+  layout_revision_ = record.revision();
+  job.revision = record.revision();
   job.generation = record.generation();
   job.layout = std::make_shared<const Layout>(*std::move(layout));
   new_layouts_.insert(name);

@@ -28,6 +28,7 @@ class StoreModel {
  public:
   struct Job {
     int64_t generation = 0;
+    int64_t revision = 0;
     std::shared_ptr<const Layout> layout;
   };
 
@@ -43,7 +44,8 @@ class StoreModel {
   bool WasLost(const MemberKey& key) const;
 
   int64_t term() const { return term_; }
-  int64_t revision() const { return revision_; }
+  int64_t revision() const { return revision_; }  // Of the last loss.
+  int64_t layout_revision() const { return layout_revision_; }
   const std::map<std::string, Job>& jobs() const { return jobs_; }
   const Job* FindJob(const std::string& name) const;
   const std::map<MemberKey, stored::Member>& members() const {
@@ -66,6 +68,7 @@ class StoreModel {
   Violations& violations_;
   int64_t term_ = 0;
   int64_t revision_ = 0;
+  int64_t layout_revision_ = 0;
   std::map<std::string, Job> jobs_;
   std::map<MemberKey, stored::Member> members_;
   std::map<MemberKey, std::set<uint64_t>> replaced_;
