@@ -71,11 +71,9 @@ std::string FormatError(const absl::Status& status) {
     }
   } else {
     // A server that does not know the method says no more than the code.
-    absl::StrAppend(&text, "error: ",
-                    status.message().empty()
-                        ? absl::StatusCodeToString(status.code())
-                        : std::string(status.message()),
-                    "\n");
+    std::string message(status.message());
+    if (message.empty()) message = absl::StatusCodeToString(status.code());
+    absl::StrAppend(&text, "error: ", message, "\n");
   }
   if (!detail.missing().ranges().empty()) {
     absl::StrAppend(&text, "missing ranks: ", detail.missing().ranges(),

@@ -102,6 +102,7 @@ std::string ValueCases(const std::string& path, const CLI::App& command) {
     const std::vector<std::string> names = NamesOf(*option);
     if (names.empty() || IsFlag(*option)) continue;
     std::vector<std::string> patterns;
+    patterns.reserve(names.size());
     for (const std::string& name : names) {
       patterns.push_back(Quoted(absl::StrCat(path, " ", name)));
     }

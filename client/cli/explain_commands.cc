@@ -68,7 +68,7 @@ std::string SuggestClique(const JobOptions& options, const std::string& name) {
         continue;
       }
       names.push_back(FormatCliqueName(
-          {module.name(), std::string(kind.name), parsed->index}));
+          {module.name(), absl::StrCat(kind.name), parsed->index}));
     }
   }
   return DidYouMean(name, names);

@@ -125,7 +125,7 @@ void AddRank(const Module& module, int64_t index, const StateByRank& states,
                   {"trainer", trainer.empty() ? Json() : Json(trainer)},
                   {"worker", worker.empty() ? Json() : Json(worker)}});
   table.AddRow({absl::StrCat(rank), module.name(),
-                std::string(RoleName(module.role())), absl::StrCat(at.tp),
+                absl::StrCat(RoleName(module.role())), absl::StrCat(at.tp),
                 absl::StrCat(at.gtp_remat), absl::StrCat(at.cp),
                 absl::StrCat(at.dp), absl::StrCat(at.pp), absl::StrCat(at.lane),
                 OrDash(trainer), OrDash(worker)});
