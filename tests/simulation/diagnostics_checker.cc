@@ -105,8 +105,9 @@ class Asker {
         ForEachPage(core_, &CoordinatorCore::ListMissingMembers, request, now_,
                     effects_, [&](const v1::ListMissingMembersResponse& page) {
                       members += page.members_size();
-                      for (const v1::Member& member : page.members())
+                      for (const v1::Member& member : page.members()) {
                         CheckMember(member);
+                      }
                     });
     violations_.Require(listed && members == clique.missing().rank_count(),
                         "diagnostics: the missing of ", clique.name(),
