@@ -57,6 +57,8 @@ class Connection {
       const v1::GetShardPlanRequest& request) = 0;
   virtual absl::StatusOr<v1::ShardPlan> GetComposePlan(
       const v1::GetComposePlanRequest& request) = 0;
+  virtual absl::StatusOr<v1::RoutePlan> GetRoutePlan(
+      const v1::GetRoutePlanRequest& request) = 0;
 
   virtual absl::StatusOr<v1::ListMissingMembersResponse> ListMissingMembers(
       const v1::ListMissingMembersRequest& request) = 0;

@@ -137,6 +137,11 @@ absl::StatusOr<v1::ShardPlan> CoordinatorClient::GetComposePlan(
   return connection_->GetComposePlan(request);
 }
 
+absl::StatusOr<v1::RoutePlan> CoordinatorClient::GetRoutePlan(
+    const v1::GetRoutePlanRequest& request) const {
+  return connection_->GetRoutePlan(request);
+}
+
 absl::StatusOr<v1::ListMissingMembersResponse>
 CoordinatorClient::ListMissingMembers(
     const v1::ListMissingMembersRequest& request) const {

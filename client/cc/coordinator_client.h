@@ -129,6 +129,8 @@ class CoordinatorClient {
       const v1::GetShardPlanRequest& request) const;
   absl::StatusOr<v1::ShardPlan> GetComposePlan(
       const v1::GetComposePlanRequest& request) const;
+  absl::StatusOr<v1::RoutePlan> GetRoutePlan(
+      const v1::GetRoutePlanRequest& request) const;
 
   absl::StatusOr<v1::ListMissingMembersResponse> ListMissingMembers(
       const v1::ListMissingMembersRequest& request) const;

@@ -170,6 +170,10 @@ class GrpcConnection : public Connection {
       const v1::GetComposePlanRequest& request) override {
     return Call(plan_, &v1::PlanService::Stub::GetComposePlan, request);
   }
+  absl::StatusOr<v1::RoutePlan> GetRoutePlan(
+      const v1::GetRoutePlanRequest& request) override {
+    return Call(plan_, &v1::PlanService::Stub::GetRoutePlan, request);
+  }
 
   absl::StatusOr<v1::ListMissingMembersResponse> ListMissingMembers(
       const v1::ListMissingMembersRequest& request) override {

@@ -75,6 +75,10 @@ class UnimplementedConnection : public Connection {
       const v1::GetComposePlanRequest&) override {
     return Unimplemented();
   }
+  absl::StatusOr<v1::RoutePlan> GetRoutePlan(
+      const v1::GetRoutePlanRequest&) override {
+    return Unimplemented();
+  }
   absl::StatusOr<v1::ListMissingMembersResponse> ListMissingMembers(
       const v1::ListMissingMembersRequest&) override {
     return Unimplemented();

@@ -27,6 +27,10 @@ const std::map<absl::string_view, absl::string_view>& Examples() {
           {"plan compose",
            "plan compose --layout LAYOUT --batch deploy/layouts/batch.json\n"
            "plan compose JOB --batch deploy/layouts/batch.json --rank 5"},
+          {"plan route",
+           "plan route --layout LAYOUT --batch deploy/layouts/batch.json "
+           "--row-bytes 16384\n"
+           "plan route JOB --batch deploy/layouts/batch.json --rows -o json"},
           {"plan compare",
            "plan compare --lengths 8192,4096,700,300,300,120 --cp 1,4\n"
            "plan compare --lengths-file deploy/layouts/lengths.txt "

@@ -14,6 +14,7 @@
 #include "client/cli/input_file.h"
 #include "client/cli/plan_picture.h"
 #include "client/cli/plan_source.h"
+#include "client/cli/route_report.h"
 #include "client/json/plan_json.h"
 #include "proto/plan/codec.h"
 #include "proto/plan/problem.h"
@@ -29,6 +30,7 @@ struct Arguments {
   std::string batch_file;
   BatchShape shape;
   std::optional<Rank> rank;
+  std::optional<int64_t> row_bytes;
   bool rows = false;
   OutputFormat format = OutputFormat::kTable;
 };
@@ -119,6 +121,30 @@ absl::Status PlanComposeCommand(const Console& console,
   return absl::OkStatus();
 }
 
+absl::Status PlanRouteCommand(const Console& console,
+                              const Arguments& arguments) {
+  ASSIGN_OR_RETURN(const PlanSource source, PlanSource::Open(arguments.source));
+  ASSIGN_OR_RETURN(const v1::Batch batch,
+                   LoadBatch(arguments.batch_file, source.layout()));
+  ASSIGN_OR_RETURN(const std::vector<RoutePlan> plans,
+                   source.PlanRoutes(SendingRanks(source.layout()), batch));
+  if (IsDocument(arguments.format)) {
+    console.PrintDocument(PlanRouteJson(source.layout(), plans,
+                                        arguments.row_bytes, arguments.rows),
+                          arguments.format);
+  } else {
+    console.Print(FormatRoute(source.layout(), plans, arguments.row_bytes));
+  }
+  return absl::OkStatus();
+}
+
+void AddBatchOption(CLI::App& command, Arguments& arguments) {
+  command
+      .add_option("--batch", arguments.batch_file, "batch file, '-' for stdin")
+      ->required()
+      ->type_name("FILE");
+}
+
 void AddCommonOptions(CLI::App& command, Console& console,
                       Arguments& arguments) {
   AddPlanSourceOptions(command, arguments.source);
@@ -127,6 +153,25 @@ void AddCommonOptions(CLI::App& command, Console& console,
   command.add_flag("--rows", arguments.rows,
                    "with -o json: also each position by number");
   AddOutputOption(command, console, arguments.format);
+}
+
+void AddRouteCommand(CLI::App& plan, Console& console, Outcome& outcome) {
+  const auto arguments = std::make_shared<Arguments>();
+  CLI::App& route = *plan.add_subcommand(
+      "route", "Sends each row of the encoders to the ranks that own it");
+  AddBatchOption(route, *arguments);
+  AddPlanSourceOptions(route, arguments->source);
+  route
+      .add_option("--row-bytes", arguments->row_bytes,
+                  "bytes of a row, to count bytes too")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+      ->type_name("N");
+  route.add_flag("--rows", arguments->rows,
+                 "with -o json: also the rows of each transfer");
+  AddOutputOption(route, console, arguments->format);
+  OnChosen(route, outcome, [&console, arguments] {
+    return PlanRouteCommand(console, *arguments);
+  });
 }
 
 }  // namespace
@@ -169,15 +214,13 @@ void AddPlanCommands(CLI::App& app, Console& console, Outcome& outcome) {
 
   CLI::App& compose = *plan.add_subcommand(
       "compose", "Aligns modalities by token ids, and cuts up the result");
-  compose
-      .add_option("--batch", arguments->batch_file, "batch file, '-' for stdin")
-      ->required()
-      ->type_name("FILE");
+  AddBatchOption(compose, *arguments);
   AddCommonOptions(compose, console, *arguments);
   OnChosen(compose, outcome, [&console, arguments] {
     return PlanComposeCommand(console, *arguments);
   });
 
+  AddRouteCommand(plan, console, outcome);
   AddCompareCommand(plan, console, outcome);
 }
 

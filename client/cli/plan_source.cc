@@ -3,6 +3,7 @@
 #include "client/cli/input_file.h"
 #include "client/cli/job_options.h"
 #include "coordinator/planner/planner.h"
+#include "coordinator/planner/route_planner.h"
 #include "proto/plan/codec.h"
 #include "proto/status/status_macros.h"
 
@@ -74,6 +75,30 @@ absl::StatusOr<ShardPlan> PlanSource::PlanCompose(
   *request.mutable_batch() = batch;
   ASSIGN_OR_RETURN(const v1::ShardPlan plan, client_->GetComposePlan(request));
   return ShardPlanFromProto(plan);
+}
+
+absl::StatusOr<std::vector<RoutePlan>> PlanSource::PlanRoutes(
+    const std::vector<Rank>& ranks, const v1::Batch& batch) const {
+  std::vector<RoutePlan> plans;
+  if (!client_.has_value()) {
+    const Batch tokens = BatchFromProto(batch);
+    ASSIGN_OR_RETURN(const RoutePlanner planner,
+                     RoutePlanner::Create(layout_, tokens));
+    for (Rank rank : ranks) {
+      ASSIGN_OR_RETURN(plans.emplace_back(), planner.PlanFor(rank));
+    }
+    return plans;
+  }
+  v1::GetRoutePlanRequest request;
+  request.set_job(job_);
+  request.set_generation(generation_);
+  *request.mutable_batch() = batch;
+  for (Rank rank : ranks) {
+    request.set_rank(rank);
+    ASSIGN_OR_RETURN(const v1::RoutePlan plan, client_->GetRoutePlan(request));
+    ASSIGN_OR_RETURN(plans.emplace_back(), RoutePlanFromProto(plan));
+  }
+  return plans;
 }
 
 }  // namespace shardwright

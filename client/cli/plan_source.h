@@ -7,12 +7,14 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
 #include "client/cc/coordinator_client.h"
 #include "proto/plan/batch.h"
 #include "proto/plan/layout.h"
+#include "proto/plan/route_plan.h"
 #include "proto/plan/shard_plan.h"
 #include "shardwright/v1/plan.pb.h"
 
@@ -44,6 +46,9 @@ class PlanSource {
   absl::StatusOr<ShardPlan> PlanShard(Rank rank, const BatchShape& shape) const;
   absl::StatusOr<ShardPlan> PlanCompose(Rank rank,
                                         const v1::Batch& batch) const;
+  // Of each of the ranks.
+  absl::StatusOr<std::vector<RoutePlan>> PlanRoutes(
+      const std::vector<Rank>& ranks, const v1::Batch& batch) const;
 
  private:
   explicit PlanSource(Layout layout) : layout_(std::move(layout)) {}

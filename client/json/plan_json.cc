@@ -118,6 +118,37 @@ nlohmann::ordered_json PlanComposeJson(uint64_t digest,
   return json;
 }
 
+nlohmann::ordered_json PlanRouteJson(const Layout& layout,
+                                     absl::Span<const RoutePlan> plans,
+                                     std::optional<int64_t> row_bytes,
+                                     bool with_rows) {
+  const RouteSummary summary = SummarizeRoute(layout, plans);
+  Json json;
+  json["digest"] = DigestText(summary.digest);
+  json["transfers"] = Json::array();
+  for (const RouteLink& link : summary.links) {
+    Json entry;
+    entry["edge"] = absl::StrCat(link.encoder, "->", layout.language().name());
+    entry["source_rank"] = link.source_rank;
+    entry["destination_rank"] = link.transfer->peer;
+    entry["row_count"] = link.transfer->row_count;
+    entry["bytes"] = nullptr;
+    if (row_bytes.has_value()) {
+      entry["bytes"] = link.transfer->row_count * *row_bytes;
+    }
+    if (with_rows) {
+      entry["rows"] = Json::array();
+      for (const RowRun& run : link.transfer->rows) {
+        entry["rows"].push_back(Json::array({run.row, run.count}));
+      }
+    }
+    json["transfers"].push_back(std::move(entry));
+  }
+  json["total_rows"] = summary.total_rows;
+  json["rows_if_broadcast"] = summary.rows_if_broadcast;
+  return json;
+}
+
 nlohmann::ordered_json GroupsJson(const Layout& layout) {
   Json json;
   json["modules"] = Json::array();

@@ -8,12 +8,14 @@
 #define CLIENT_JSON_PLAN_JSON_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/types/span.h"
 #include "nlohmann/json.hpp"
 #include "proto/plan/fingerprint.h"
 #include "proto/plan/layout.h"
+#include "proto/plan/route_plan.h"
 #include "proto/plan/shard_plan.h"
 #include "shardwright/v1/layout.pb.h"
 
@@ -31,6 +33,16 @@ nlohmann::ordered_json PlanShardJson(uint64_t digest,
 nlohmann::ordered_json PlanComposeJson(uint64_t digest,
                                        absl::Span<const ShardPlan> plans,
                                        bool with_positions);
+
+// {"digest", "transfers": [{"edge", "source_rank", "destination_rank",
+//  "row_count", "bytes"}], "total_rows", "rows_if_broadcast"}, and with
+// `with_rows` for each transfer "rows", runs of the source lane's output.
+// "bytes" is null where the bytes of a row are not known. `plans` are those of
+// all encoder ranks that send; other ranks' are passed over.
+nlohmann::ordered_json PlanRouteJson(const Layout& layout,
+                                     absl::Span<const RoutePlan> plans,
+                                     std::optional<int64_t> row_bytes,
+                                     bool with_rows);
 
 // {"modules": [{"name", "groups": {kind: [[rank, ...], ...]}}]}
 nlohmann::ordered_json GroupsJson(const Layout& layout);

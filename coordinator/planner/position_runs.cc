@@ -134,6 +134,41 @@ std::vector<PositionRun> SliceRuns(const std::vector<PositionRun>& runs,
   return slice;
 }
 
+std::vector<PositionRun> EmbeddingRuns(
+    const Module& module, const Coordinates& at,
+    const std::vector<PositionRun>& label_runs) {
+  if (!module.sequence_parallel()) return label_runs;
+  const int64_t local = TotalCount(label_runs) / module.tp();
+  return SliceRuns(label_runs, at.tp * local, (at.tp + 1) * local);
+}
+
+PositionOwners::PositionOwners(const Module& module, const BatchShape& shape)
+    : starts_(DocumentStarts(shape)), cp_(module.cp()) {
+  slice_ =
+      shape.seq_length / cp_ / (module.sequence_parallel() ? module.tp() : 1);
+}
+
+PositionOwners::Owner PositionOwners::At(int64_t position) const {
+  const auto next = std::upper_bound(starts_.begin(), starts_.end(), position);
+  const int64_t start = *(next - 1);
+  Owner owner;
+  int64_t local = position;  // Among the positions of its cp rank.
+  owner.end = *next;
+  if (cp_ > 1) {
+    // Each document before gave every cp rank an equal share.
+    const int64_t length = (*next - start) / (2 * cp_);
+    const int64_t chunk = (position - start) / length;
+    const bool mirrored = chunk >= cp_;
+    owner.cp = mirrored ? 2 * cp_ - 1 - chunk : chunk;
+    owner.end = start + (chunk + 1) * length;
+    local = start / cp_ + (mirrored ? length : 0) + position -
+            (start + chunk * length);
+  }
+  owner.tp = local / slice_;
+  owner.end = std::min(owner.end, position + (owner.tp + 1) * slice_ - local);
+  return owner;
+}
+
 absl::StatusOr<Placement> FindLanguageRank(const Layout& layout, Rank rank) {
   ASSIGN_OR_RETURN(const Placement at, layout.Find(rank));
   if (at.module->role() != Role::kLanguage) {
@@ -158,14 +193,8 @@ ShardPlan PlanRuns(const Module& module, int64_t index, Rank rank,
   plan.labels = LabelTable(plan.label_runs, shape);
   plan.load = LoadOf(plan.label_runs, starts, shape);
   if (plan.coordinates.pp > 0) return plan;
-  if (!module.sequence_parallel()) {
-    plan.embedding_runs = plan.label_runs;
-  } else {
-    const int64_t local = TotalCount(plan.label_runs) / module.tp();
-    plan.embedding_runs =
-        SliceRuns(plan.label_runs, plan.coordinates.tp * local,
-                  (plan.coordinates.tp + 1) * local);
-  }
+  plan.embedding_runs =
+      EmbeddingRuns(module, plan.coordinates, plan.label_runs);
   return plan;
 }
 

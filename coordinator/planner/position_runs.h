@@ -27,6 +27,33 @@ std::vector<PositionRun> ZigzagRuns(const std::vector<int64_t>& starts,
 std::vector<PositionRun> SliceRuns(const std::vector<PositionRun>& runs,
                                    int64_t begin, int64_t end);
 
+// What of `label_runs`, the positions of its cp rank, a rank embeds: all, or
+// with sequence parallelism its tp rank's slice.
+std::vector<PositionRun> EmbeddingRuns(
+    const Module& module, const Coordinates& at,
+    const std::vector<PositionRun>& label_runs);
+
+// Who embeds a position: the inverse of the two above, a division a question.
+class PositionOwners {
+ public:
+  // REQUIRES: CheckShape() found nothing; the shape has a document.
+  PositionOwners(const Module& module, const BatchShape& shape);
+
+  // Its coordinates, and where the positions that go with it end. Without
+  // sequence parallelism all tp ranks of `cp` own it, and `tp` is 0.
+  struct Owner {
+    int64_t cp = 0, tp = 0;
+    int64_t end = 0;
+  };
+  // REQUIRES: 0 <= position < seq_length.
+  Owner At(int64_t position) const;
+
+ private:
+  std::vector<int64_t> starts_;
+  int64_t cp_;
+  int64_t slice_;  // Positions of a cp rank that one owner has.
+};
+
 // The place of a rank that has a sequence to shard.
 // Errors: RANK_NOT_FOUND, RANK_NOT_LANGUAGE as in planner.h.
 absl::StatusOr<Placement> FindLanguageRank(const Layout& layout, Rank rank);

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "coordinator/planner/planner.h"
+#include "coordinator/planner/route_planner.h"
 #include "coordinator/rpc/stream_call.h"
 #include "google/protobuf/arena.h"
 #include "grpcpp/support/message_allocator.h"
@@ -81,8 +82,9 @@ absl::StatusOr<JobLayout> FindLayout(CoreLoop& loop, const std::string& job,
   });
 }
 
-absl::Status Write(absl::StatusOr<ShardPlan> plan, int64_t generation,
-                   v1::ShardPlan& response) {
+template <typename Plan, typename Response>
+absl::Status Write(absl::StatusOr<Plan> plan, int64_t generation,
+                   Response& response) {
   if (!plan.ok()) return plan.status();
   plan->generation = generation;
   ToProto(*plan, response);
@@ -351,9 +353,13 @@ PlanServiceImpl::PlanServiceImpl(CoreLoop& loop)
               ArenaAllocator<v1::GetShardPlanRequest, v1::ShardPlan>>()),
       compose_plan_messages_(
           std::make_unique<
-              ArenaAllocator<v1::GetComposePlanRequest, v1::ShardPlan>>()) {
+              ArenaAllocator<v1::GetComposePlanRequest, v1::ShardPlan>>()),
+      route_plan_messages_(
+          std::make_unique<
+              ArenaAllocator<v1::GetRoutePlanRequest, v1::RoutePlan>>()) {
   SetMessageAllocatorFor_GetShardPlan(shard_plan_messages_.get());
   SetMessageAllocatorFor_GetComposePlan(compose_plan_messages_.get());
+  SetMessageAllocatorFor_GetRoutePlan(route_plan_messages_.get());
 }
 
 grpc::ServerUnaryReactor* PlanServiceImpl::GetShardPlan(
@@ -376,6 +382,18 @@ grpc::ServerUnaryReactor* PlanServiceImpl::GetComposePlan(
                      FindLayout(loop_, request->job(), request->generation()));
     return Write(PlanCompose(*job.layout, request->rank(),
                              BatchFromProto(request->batch())),
+                 job.generation(), *response);
+  });
+}
+
+grpc::ServerUnaryReactor* PlanServiceImpl::GetRoutePlan(
+    grpc::CallbackServerContext* context,
+    const v1::GetRoutePlanRequest* request, v1::RoutePlan* response) {
+  return Answer(context, response, [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(const JobLayout job,
+                     FindLayout(loop_, request->job(), request->generation()));
+    return Write(PlanRoute(*job.layout, request->rank(),
+                           BatchFromProto(request->batch())),
                  job.generation(), *response);
   });
 }

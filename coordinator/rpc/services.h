@@ -141,6 +141,9 @@ class PlanServiceImpl final : public v1::PlanService::CallbackService {
       grpc::CallbackServerContext* context,
       const v1::GetComposePlanRequest* request,
       v1::ShardPlan* response) override;
+  grpc::ServerUnaryReactor* GetRoutePlan(grpc::CallbackServerContext* context,
+                                         const v1::GetRoutePlanRequest* request,
+                                         v1::RoutePlan* response) override;
 
  private:
   CoreLoop& loop_;
@@ -150,6 +153,9 @@ class PlanServiceImpl final : public v1::PlanService::CallbackService {
   const std::unique_ptr<
       grpc::MessageAllocator<v1::GetComposePlanRequest, v1::ShardPlan>>
       compose_plan_messages_;
+  const std::unique_ptr<
+      grpc::MessageAllocator<v1::GetRoutePlanRequest, v1::RoutePlan>>
+      route_plan_messages_;
 };
 
 // Answers what no service here has: gRPC's own answer carries no reason.

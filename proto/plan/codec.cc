@@ -70,21 +70,6 @@ void AddRuns(const std::vector<PositionRun>& runs,
   }
 }
 
-void FillTable(const CopyTable& table, v1::CopyTable& message) {
-  message.set_destination_rows(table.destination_rows());
-  message.mutable_source_rows()->Add(table.source_rows().begin(),
-                                     table.source_rows().end());
-  message.mutable_entries()->Reserve(static_cast<int>(table.entries().size()));
-  for (const RowCopy& from : table.entries()) {
-    v1::RowCopy& to = *message.add_entries();
-    to.set_source(from.source);
-    to.set_source_row(from.source_row);
-    to.set_destination_row(from.destination_row);
-    to.set_destination_stride(from.destination_stride);
-    to.set_row_count(from.row_count);
-  }
-}
-
 // Runs inside [0, seq_length), for `rows` rows of B samples each.
 absl::StatusOr<std::vector<PositionRun>> RunsFromProto(
     const google::protobuf::RepeatedPtrField<v1::PositionRun>& messages,
@@ -256,8 +241,23 @@ Coordinates CoordinatesFromProto(const v1::Coordinates& message) {
 
 v1::CopyTable ToProto(const CopyTable& table) {
   v1::CopyTable message;
-  FillTable(table, message);
+  ToProto(table, message);
   return message;
+}
+
+void ToProto(const CopyTable& table, v1::CopyTable& message) {
+  message.set_destination_rows(table.destination_rows());
+  message.mutable_source_rows()->Add(table.source_rows().begin(),
+                                     table.source_rows().end());
+  message.mutable_entries()->Reserve(static_cast<int>(table.entries().size()));
+  for (const RowCopy& from : table.entries()) {
+    v1::RowCopy& to = *message.add_entries();
+    to.set_source(from.source);
+    to.set_source_row(from.source_row);
+    to.set_destination_row(from.destination_row);
+    to.set_destination_stride(from.destination_stride);
+    to.set_row_count(from.row_count);
+  }
 }
 
 absl::StatusOr<CopyTable> CopyTableFromProto(const v1::CopyTable& message) {
@@ -288,9 +288,9 @@ void ToProto(const ShardPlan& plan, v1::ShardPlan& message) {
   message.set_micro_batch_size(plan.micro_batch_size);
   message.mutable_sources()->Add(plan.sources.begin(), plan.sources.end());
   if (plan.embeddings.has_value()) {
-    FillTable(*plan.embeddings, *message.mutable_embeddings());
+    ToProto(*plan.embeddings, *message.mutable_embeddings());
   }
-  FillTable(plan.labels, *message.mutable_labels());
+  ToProto(plan.labels, *message.mutable_labels());
   AddRuns(plan.embedding_runs, *message.mutable_embedding_runs());
   AddRuns(plan.label_runs, *message.mutable_label_runs());
   message.mutable_load()->set_token_count(plan.load.token_count);

@@ -11,6 +11,7 @@
 #include "proto/plan/copy_table.h"
 #include "proto/plan/document.h"
 #include "proto/plan/layout.h"
+#include "proto/plan/route_plan.h"
 #include "proto/plan/shard_plan.h"
 #include "shardwright/v1/layout.pb.h"
 #include "shardwright/v1/plan.pb.h"
@@ -42,6 +43,7 @@ Coordinates CoordinatesFromProto(const v1::Coordinates& message);
 // Errors:
 //   INVALID_ARGUMENT INVALID_TABLE: as CopyTable::Create().
 v1::CopyTable ToProto(const CopyTable& table);
+void ToProto(const CopyTable& table, v1::CopyTable& message);  // Empty before.
 absl::StatusOr<CopyTable> CopyTableFromProto(const v1::CopyTable& message);
 
 // Errors:
@@ -50,6 +52,13 @@ absl::StatusOr<CopyTable> CopyTableFromProto(const v1::CopyTable& message);
 v1::ShardPlan ToProto(const ShardPlan& plan);
 void ToProto(const ShardPlan& plan, v1::ShardPlan& message);  // Empty before.
 absl::StatusOr<ShardPlan> ShardPlanFromProto(const v1::ShardPlan& message);
+
+// Errors:
+//   INVALID_ARGUMENT INVALID_TABLE, INVALID_PLAN: transfers that do not fit the
+//       tables or one another.
+v1::RoutePlan ToProto(const RoutePlan& plan);
+void ToProto(const RoutePlan& plan, v1::RoutePlan& message);  // Empty before.
+absl::StatusOr<RoutePlan> RoutePlanFromProto(const v1::RoutePlan& message);
 
 // Who `rank` is, in full.
 // Errors:

@@ -124,6 +124,20 @@ Coordinates Module::CoordinatesAt(int64_t index) const {
   return at;
 }
 
+int64_t Module::IndexAt(const Coordinates& coordinates) const {
+  const std::pair<Dim, int64_t> places[] = {
+      {Dim::kTp, coordinates.tp},
+      {Dim::kGtpRemat, coordinates.gtp_remat},
+      {Dim::kCp, coordinates.cp},
+      {Dim::kDp, coordinates.dp},
+      {Dim::kPp, coordinates.pp}};
+  int64_t index = 0;
+  for (const auto& [dim, coordinate] : places) {
+    if (coordinate > 0) index += grid_.Member({dim}, 0, coordinate);
+  }
+  return index;
+}
+
 int64_t Module::GroupCount(const GroupKind& kind) const {
   return GridOf(kind).GroupCount(kind.dims);
 }

@@ -102,6 +102,9 @@ class Module {
 
   // REQUIRES: 0 <= index < rank_count().
   Coordinates CoordinatesAt(int64_t index) const;
+  // The inverse; `coordinates.lane` follows from the others and is not read.
+  // REQUIRES: each coordinate is below its size.
+  int64_t IndexAt(const Coordinates& coordinates) const;
 
   // Whether the module has groups of this kind.
   bool Has(const GroupKind& kind) const {
