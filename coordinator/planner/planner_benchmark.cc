@@ -1,7 +1,7 @@
 // What planning costs on one core: packs of 4,096 documents at cp 64 (THD), the
-// same made of tokens, and a dense batch. One iteration is one call, or one for
-// each of the 64 cp ranks; p50 and p99 are over iterations, in time of this
-// thread, so that others on the machine do not count.
+// same made of tokens, a dense batch, and routes. One iteration is one call, or
+// one for each of the 64 cp ranks; p50 and p99 are over iterations, in time of
+// this thread, so that others on the machine do not count.
 
 #include <algorithm>
 #include <cstdint>
@@ -11,6 +11,7 @@
 
 #include "benchmark/benchmark.h"
 #include "coordinator/planner/planner.h"
+#include "coordinator/planner/route_planner.h"
 
 namespace shardwright {
 namespace {
@@ -120,6 +121,71 @@ BENCHMARK(BM_PlanComposeThd)
     ->ArgName("ranks")
     ->Arg(1)
     ->Arg(kCp)
+    ->Unit(benchmark::kMicrosecond);
+
+// 64 encoder ranks (tp 2, 32 lanes), 256 language ranks (tp 8, cp 4, 8 lanes).
+Layout LargeJob() {
+  LayoutSpec spec;
+  spec.name = "benchmark";
+  spec.world_size = 320;
+  spec.modules.resize(2);
+  ModuleSpec& images = spec.modules[0];
+  images.name = "images";
+  images.role = Role::kEncoder;
+  images.first_rank = 0;
+  images.rank_count = 64;
+  images.tp = 2;
+  ModuleSpec& language = spec.modules[1];
+  language.name = "language";
+  language.role = Role::kLanguage;
+  language.first_rank = 64;
+  language.rank_count = 256;
+  language.tp = 8;
+  language.cp = 4;
+  language.sequence_parallel = true;
+  spec.edges = {{"images", "language"}};
+  return *Layout::Create(spec);
+}
+
+// 64 samples of 8,192 tokens with 20 images of 200 each.
+Batch ImageBatch() {
+  Batch batch;
+  batch.micro_batch_size = 8;
+  batch.seq_length = 8192;
+  batch.special_token_ids = {{"images", 501}};
+  for (int sample = 0; sample < 64; ++sample) {
+    std::vector<int64_t>& ids = batch.samples.emplace_back(8192, 7);
+    for (int image = 0; image < 20; ++image) {
+      std::fill_n(ids.begin() + 400 * image + sample, 200, 501);
+    }
+  }
+  return batch;
+}
+
+// Rank 100 receives, rank 10 sends.
+void BM_PlanRoute(benchmark::State& state) {
+  const Layout layout = LargeJob();
+  const Batch batch = ImageBatch();
+  MeasureRanks(state, 1,
+               [&](Rank) { return PlanRoute(layout, state.range(0), batch); });
+}
+BENCHMARK(BM_PlanRoute)
+    ->ArgName("rank")
+    ->Arg(10)
+    ->Arg(100)
+    ->Unit(benchmark::kMicrosecond);
+
+// From a batch that has been read already.
+void BM_RouteOfRank(benchmark::State& state) {
+  const Layout layout = LargeJob();
+  const Batch batch = ImageBatch();
+  const RoutePlanner planner = *RoutePlanner::Create(layout, batch);
+  MeasureRanks(state, 1, [&](Rank) { return planner.PlanFor(state.range(0)); });
+}
+BENCHMARK(BM_RouteOfRank)
+    ->ArgName("rank")
+    ->Arg(10)
+    ->Arg(100)
     ->Unit(benchmark::kMicrosecond);
 
 }  // namespace

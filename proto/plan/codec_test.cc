@@ -2,6 +2,10 @@
 
 #include "proto/plan/codec.h"
 
+#include <cstdint>
+#include <functional>
+#include <vector>
+
 #include "gmock/gmock.h"
 #include "google/protobuf/unknown_field_set.h"
 #include "gtest/gtest.h"
@@ -176,6 +180,121 @@ TEST(CodecTest, UnknownFieldsAreNotListedWithoutEnd) {
   }
   EXPECT_LE(CheckUnknownFields(layout).size(), kProblemsMax);
   EXPECT_THAT(LayoutFromProto(layout), HasReason("INVALID_LAYOUT"));
+}
+
+// A language rank that gets rows 2-3 and 5 of rank 0, and one row of rank 1.
+v1::RoutePlan Receiving() {
+  RoutePlan plan;
+  plan.digest = 0xfedcba9876543210u;
+  plan.generation = 3;
+  plan.rank = 5;
+  plan.sources = {"text", "images"};
+  plan.placement =
+      *CopyTable::Create({{0, 0, 0, 1, 2}, {1, 0, 2, 1, 4}}, {6, 4}, 6);
+  RouteEdge& edge = plan.edges.emplace_back();
+  edge.encoder = "images";
+  edge.staging_rows = 4;
+  edge.transfers = {{0, {{2, 2}, {5, 1}}, 3, 0, 2, {0, 3}},
+                    {1, {{7, 1}}, 1, 3, 5, {0, 0}}};
+  return ToProto(plan);
+}
+
+// The encoder rank that sends the first of them, and one row as it lies.
+v1::RoutePlan Sending() {
+  RoutePlan plan;
+  plan.pack = *CopyTable::Create({{0, 2, 0, 1, 2}, {0, 5, 2, 1, 1}}, {8}, 3);
+  RouteEdge& edge = plan.edges.emplace_back();
+  edge.encoder = "images";
+  edge.staging_rows = 3;
+  edge.transfers = {{5, {{2, 2}, {5, 1}}, 3, 0, RouteTransfer::kNone, {0, 3}},
+                    {6, {{4, 1}}, 1, RouteTransfer::kNone, 4, {0, 1}}};
+  plan.parts = {{0, {0, 6}}, {1, {6, 2}}};
+  return ToProto(plan);
+}
+
+TEST(RouteCodecTest, RoundTrips) {
+  for (const v1::RoutePlan& message : {Receiving(), Sending()}) {
+    const absl::StatusOr<RoutePlan> back = RoutePlanFromProto(message);
+    ASSERT_THAT(back, IsOk());
+    EXPECT_EQ(ToProto(*back).SerializeAsString(), message.SerializeAsString());
+  }
+  RoutePlan idle;
+  idle.rank = 9;
+  EXPECT_THAT(RoutePlanFromProto(ToProto(idle)), IsOk());
+}
+
+TEST(RouteCodecTest, RefusesTransfersThatDoNotFit) {
+  using Change = std::function<void(v1::RouteTransfer&)>;
+  const std::vector<Change> changes = {
+      [](auto& t) { t.set_peer(-1); },
+      [](auto& t) { t.set_peer(kWorldSizeMax); },
+      [](auto& t) { t.set_row_count(4); },
+      [](auto& t) { t.set_row_count(-1); },
+      [](auto& t) { t.clear_rows(); },
+      [](auto& t) { t.mutable_rows(1)->set_row(4); },  // Goes on: not a run.
+      [](auto& t) { t.mutable_rows(1)->set_row(1); },
+      [](auto& t) { t.mutable_rows(0)->set_row(-1); },
+      [](auto& t) { t.mutable_rows(1)->set_count(INT64_MAX); },
+      [](auto& t) { t.mutable_rows(1)->set_row(INT64_MAX); },
+      [](auto& t) { t.set_staging_row(1); },
+      [](auto& t) { t.set_staging_row(-1); },
+      [](auto& t) { t.set_tensor_row(INT64_MAX); },
+      [](auto& t) { t.mutable_returned()->set_row(1); },
+      [](auto& t) { t.mutable_returned()->set_count(-1); },
+  };
+  for (size_t i = 0; i < changes.size(); ++i) {
+    for (v1::RoutePlan message : {Receiving(), Sending()}) {
+      changes[i](*message.mutable_edges(0)->mutable_transfers(0));
+      EXPECT_THAT(RoutePlanFromProto(message), HasReason("INVALID_PLAN")) << i;
+    }
+  }
+}
+
+TEST(RouteCodecTest, RefusesPlansWhosePartsDoNotFit) {
+  using Change = std::function<void(v1::RoutePlan&)>;
+  const std::vector<Change> receiving = {
+      [](auto& p) { p.set_rank(-1); },
+      [](auto& p) { p.clear_placement(); },
+      [](auto& p) { *p.mutable_pack() = Sending().pack(); },
+      [](auto& p) { p.add_sources("audio"); },
+      [](auto& p) { p.mutable_edges(0)->set_encoder("audio"); },
+      [](auto& p) { p.mutable_edges(0)->set_staging_rows(5); },
+      [](auto& p) { *p.add_edges() = p.edges(0); },
+      [](auto& p) {
+        *p.mutable_edges(0)->add_transfers() = p.edges(0).transfers(1);
+      },
+      [](auto& p) { p.mutable_edges(0)->mutable_transfers()->RemoveLast(); },
+      [](auto& p) {
+        p.mutable_edges(0)->mutable_transfers(0)->clear_staging_row();
+      },
+  };
+  const std::vector<Change> sending = {
+      [](auto& p) { p.clear_pack(); },
+      [](auto& p) { p.clear_edges(); },
+      [](auto& p) { p.mutable_edges(0)->set_staging_rows(4); },
+      [](auto& p) { p.mutable_parts()->RemoveLast(); },
+      [](auto& p) { p.mutable_parts(1)->mutable_rows()->set_row(5); },
+      [](auto& p) { p.mutable_parts(1)->mutable_rows()->set_count(3); },
+      [](auto& p) {
+        p.mutable_edges(0)->mutable_transfers(1)->set_tensor_row(3);
+      },
+      [](auto& p) {
+        p.mutable_edges(0)->mutable_transfers(1)->clear_tensor_row();
+      },
+      [](auto& p) {
+        p.mutable_edges(0)->mutable_transfers(0)->set_tensor_row(2);
+      },
+  };
+  for (size_t i = 0; i < receiving.size(); ++i) {
+    v1::RoutePlan message = Receiving();
+    receiving[i](message);
+    EXPECT_THAT(RoutePlanFromProto(message), HasReason("INVALID_PLAN")) << i;
+  }
+  for (size_t i = 0; i < sending.size(); ++i) {
+    v1::RoutePlan message = Sending();
+    sending[i](message);
+    EXPECT_THAT(RoutePlanFromProto(message), HasReason("INVALID_PLAN")) << i;
+  }
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "shardwright/v1/plan.pb.h"
 #include "tests/fuzz/promise.h"
 #include "tests/property/plan_promises.h"
+#include "tests/property/route_promises.h"
 
 namespace shardwright {
 namespace {
@@ -38,6 +39,7 @@ Layout Job(int64_t tp, int64_t cp, int64_t dp, int64_t pp, bool sp) {
   language.pp = pp;
   language.sequence_parallel = sp;
   spec.world_size = 2 + *language.rank_count;
+  spec.edges = {{"images", "language"}};
   return *Layout::Create(spec);
 }
 
@@ -65,6 +67,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       PromiseOneError(ProblemsToStatus("INVALID_BATCH", problems));
     } else if (batch.seq_length * batch.micro_batch_size <= kTokensMax) {
       Promise(CheckComposePlans(job, batch));
+      Promise(CheckRoutes(job, batch));
     }
   }
   return 0;

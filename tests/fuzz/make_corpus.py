@@ -53,6 +53,27 @@ labels { destination_rows: 4 source_rows: 16
   entries { destination_stride: 1 row_count: 4 } }
 embedding_runs { position: 6 count: 2 } label_runs { count: 2 }"""
 
+RECEIVING = """digest: 7 rank: 5 sources: ["text", "images"]
+edges { encoder: "images" staging_rows: 3
+  transfers { peer: 0 rows { row: 2 count: 1 } rows { row: 5 count: 1 }
+    row_count: 2 staging_row: 0 tensor_row: 2 returned { count: 2 } }
+  transfers { peer: 1 rows { row: 7 count: 1 } row_count: 1 staging_row: 2
+    returned { count: 1 } } }
+placement { destination_rows: 5 source_rows: [2, 3]
+  entries { destination_stride: 1 row_count: 2 }
+  entries { source: 1 destination_row: 2 destination_stride: 1
+    row_count: 3 } }"""
+SENDING = """digest: 7 edges { encoder: "images" staging_rows: 2
+  transfers { peer: 5 rows { row: 2 count: 1 } rows { row: 5 count: 1 }
+    row_count: 2 staging_row: 0 returned { count: 2 } }
+  transfers { peer: 6 rows { row: 4 count: 1 } row_count: 1 tensor_row: 4
+    returned { count: 1 } } }
+pack { destination_rows: 2 source_rows: 8
+  entries { source_row: 2 destination_stride: 1 row_count: 1 }
+  entries { source_row: 5 destination_row: 1 destination_stride: 1
+    row_count: 1 } }
+parts { rows { count: 6 } } parts { rank: 1 rows { row: 6 count: 2 } }"""
+
 TABLE = """destination_rows: 4 source_rows: [3, 2]
 entries { source: 0 source_row: 1 destination_row: 0 destination_stride: 1
   row_count: 2 }
@@ -116,8 +137,16 @@ def make_plans(make):
         make.write("plan_fuzz", "compose_" + name, layout, 1,
                    make.message("plan", "GetComposePlanRequest",
                                 'job: "job" rank: 3 batch { %s }' % batch))
+        for rank in (0, 3):
+            make.write("plan_fuzz", "route_%s_%d" % (name, rank), layout, 5,
+                       make.message("plan", "GetRoutePlanRequest",
+                                    'job: "job" rank: %d batch { %s }' %
+                                    (rank, batch)))
     make.write("plan_fuzz", "read_plan", layout, 3,
                make.message("plan", "ShardPlan", PLAN))
+    for name, plan in (("sending", SENDING), ("receiving", RECEIVING)):
+        make.write("plan_fuzz", "read_" + name, layout, 4,
+                   make.message("plan", "RoutePlan", plan))
 
 
 def make_copies(make):

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "coordinator/planner/planner.h"
+#include "coordinator/planner/route_planner.h"
 #include "proto/plan/codec.h"
 #include "proto/plan/layout.h"
 #include "shardwright/v1/layout.pb.h"
@@ -14,6 +15,7 @@
 #include "tests/fuzz/input.h"
 #include "tests/fuzz/promise.h"
 #include "tests/property/plan_promises.h"
+#include "tests/property/route_promises.h"
 
 namespace shardwright {
 namespace {
@@ -61,6 +63,19 @@ void GetComposePlan(const Layout& layout, Input& input) {
   }
 }
 
+void GetRoutePlan(const Layout& layout, Input& input) {
+  v1::GetRoutePlanRequest request;
+  if (!input.Parse(request)) return;
+  const Batch batch = BatchFromProto(request.batch());
+  const absl::StatusOr<RoutePlan> plan =
+      PlanRoute(layout, request.rank(), batch);
+  if (!plan.ok()) return PromiseOneError(plan.status());
+  Promise(RoutePlanFromProto(ToProto(*plan)).status());
+  if (IsSmall(layout, batch.seq_length, batch.micro_batch_size)) {
+    Promise(CheckRoutes(layout, batch));
+  }
+}
+
 void Explain(const Layout& layout, Input& input) {
   v1::ExplainRankRequest request;
   if (!input.Parse(request)) return;
@@ -71,13 +86,15 @@ void Explain(const Layout& layout, Input& input) {
 }
 
 // A client's side: what was accepted is stable.
-void ReadPlan(Input& input) {
-  v1::ShardPlan message;
+template <typename Message, typename Plan>
+void ReadPlan(absl::StatusOr<Plan> (*from_proto)(const Message&),
+              Input& input) {
+  Message message;
   if (!input.Parse(message)) return;
-  const absl::StatusOr<ShardPlan> plan = ShardPlanFromProto(message);
+  const absl::StatusOr<Plan> plan = from_proto(message);
   if (!plan.ok()) return PromiseOneError(plan.status());
-  const v1::ShardPlan once = ToProto(*plan);
-  const absl::StatusOr<ShardPlan> again = ShardPlanFromProto(once);
+  const Message once = ToProto(*plan);
+  const absl::StatusOr<Plan> again = from_proto(once);
   Promise(again.status());
   Promise(ToProto(*again).SerializeAsString() == once.SerializeAsString(),
           "a plan is the same after the wire");
@@ -97,15 +114,19 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     Promise(CheckGroups(*layout));
   }
   while (!input.empty()) {
-    const int kind = input.Index(4);
+    const int kind = input.Index(6);
     if (kind == 3) {
-      ReadPlan(input);
+      ReadPlan(ShardPlanFromProto, input);
+    } else if (kind == 4) {
+      ReadPlan(RoutePlanFromProto, input);
     } else if (!layout.ok()) {
       return 0;
     } else if (kind == 0) {
       GetShardPlan(*layout, input);
     } else if (kind == 1) {
       GetComposePlan(*layout, input);
+    } else if (kind == 5) {
+      GetRoutePlan(*layout, input);
     } else {
       Explain(*layout, input);
     }

@@ -5,7 +5,9 @@ question to the real program, asked once of a file and once of a real
 coordinator. SHARDWRIGHT_GOLDEN names another file of the same form.
 """
 
+import collections
 import json
+import math
 import os
 import pathlib
 import unittest
@@ -151,6 +153,58 @@ class GoldenCases:
             [case["rows"][p] for p in rank["embedding_positions"]])
 
 
+  def check_bridge(self, case):
+    """The lanes and ranks of its bridge, which only leaders use."""
+    modules = []
+    first = 0
+    for name, role, sizes in (("images", "ENCODER", case["src"]),
+                              ("language", "LANGUAGE", case["dst"])):
+      count = sizes["tp"] * sizes["dp"] * sizes["pp"]
+      modules.append({
+          "name": name,
+          "role": role,
+          "first_rank": first,
+          "rank_count": count,
+          "parallelism": {"tp": sizes["tp"], "pp": sizes["pp"]}
+      })
+      first += count
+    layout = {
+        "name": "golden",
+        "world_size": first,
+        "modules": modules,
+        "edges": [{"from": "images", "to": "language"}]
+    }
+    # Every encoder lane has equally many samples, each with rows for all ranks.
+    lanes = case["dst"]["dp"]
+    b = case["src"]["dp"] // math.gcd(case["src"]["dp"], lanes)
+    batch = {
+        "micro_batch_size": b,
+        "seq_length": 8,
+        "special_token_ids": {"images": 501},
+        "samples": [{"input_ids": [7] + [501] * 6 + [7]}] * (b * lanes)
+    }
+    path = processes.temporary_directory() / "batch.json"
+    path.write_text(json.dumps(batch))
+    answer = self.ask(layout, "plan", "route", "--batch", path)
+    source_lane, lane = (
+        {rank: i for i, ranks in enumerate(case[key]) for rank in ranks}
+        for key in ("src_boundary", "dst_boundary"))
+    links = [(t["source_rank"], t["destination_rank"])
+             for t in answer["transfers"]]
+    self.assertEqual({source for source, _ in links}, set(source_lane))
+    received = collections.Counter()
+    for transfer in answer["transfers"]:
+      received[transfer["destination_rank"]] += transfer["row_count"]
+    self.assertEqual(received, {rank: 6 * b for rank in lane})
+    if "rejected" in case:  # It works here.
+      return
+    expected = {(source_lane[int(source)], lane[destination])
+                for source, peers in case["map"].items()
+                for destination in peers["send_to"]}
+    self.assertEqual({(source_lane[source], lane[destination])
+                      for source, destination in links}, expected)
+
+
 class OfflineTest(GoldenCases, unittest.TestCase):
 
   def ask(self, layout, *arguments):
@@ -178,7 +232,7 @@ def add_cases():
   golden = json.loads(
       pathlib.Path(os.environ.get("SHARDWRIGHT_GOLDEN",
                                   DEFAULT_FILE)).read_text())
-  for family in ("partition", "groups", "rank_generator", "align"):
+  for family in ("partition", "groups", "rank_generator", "bridge", "align"):
     for index, case in enumerate(golden[family]):
 
       def test(self, family=family, case=case):

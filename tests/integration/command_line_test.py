@@ -65,6 +65,8 @@ class CommandLineTest(unittest.TestCase):
         ["--cu-seqlens-padded", "0,8,24", "--cu-seqlens", "0,5,16"],
         ["plan", "compose", "--batch", self.batch],
         ["plan", "compose", "--batch", self.batch, "--rank", "5", "--rows"],
+        ["plan", "route", "--batch", self.batch],
+        ["plan", "route", "--batch", self.batch, "--rows", "--row-bytes", "64"],
         ["plan", "compare", "--lengths", "512,300,7"],
         ["plan", "compare", "--cu-seqlens", "0,9,9,40", "--cp", "1,3"],
         ["explain", "rank", "2"],

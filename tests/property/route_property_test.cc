@@ -1,16 +1,18 @@
 // Routes of random and of enumerated layouts and micro-batches, up to 64 ranks.
 
-#include <algorithm>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/str_cat.h"
+#include "coordinator/planner/route_planner.h"
 #include "gtest/gtest.h"
 #include "proto/plan/batch.h"
 #include "proto/plan/layout.h"
+#include "proto/plan/route_plan.h"
 #include "proto/status/status_macros.h"
 #include "tests/property/random_values.h"
 #include "tests/property/route_promises.h"
+#include "worker/exec/executor.h"
 
 namespace shardwright {
 namespace {
@@ -84,6 +86,46 @@ TEST(RoutePropertyTest, EveryPairOfSmallGridsWorks) {
     const absl::Status kept = CheckRoutes(*layout, random.SomeBatch(*layout));
     ASSERT_TRUE(kept.ok()) << kept << "\nlayout " << seed - 1;
   }
+}
+
+// Eight rows of four encoder lanes go to cp 2, tp 2. The cp ranks' gradients
+// are 1 and -4 on chunks 0 and 3, -2 and 3 on chunks 1 and 2.
+TEST(WorkedRouteTest, EachSourceGetsTheGradientOfItsRows) {
+  LayoutSpec spec;
+  spec.name = "job";
+  spec.world_size = 8;
+  spec.modules = {Sized("images", Role::kEncoder, 0, 1, 1, 4, 1, 1),
+                  Sized("language", Role::kLanguage, 4, 2, 2, 1, 1, 1)};
+  spec.edges = {{"images", "language"}};
+  const Layout layout = *Layout::Create(spec);
+  Batch batch;
+  batch.micro_batch_size = 1;
+  batch.seq_length = 8;
+  batch.special_token_ids = {{"images", 501}};
+  batch.samples = {std::vector<int64_t>(8, 501)};
+  batch.encoder_rows["images"] = {2, 2, 2, 2};
+  const std::vector<std::vector<float>> gradients = {{1, 1, -4, -4},
+                                                     {-2, -2, 3, 3}};
+  std::vector<std::vector<float>> sources(4, {77, 77});
+  for (Rank rank = 4; rank < 8; ++rank) {
+    const RoutePlan plan = *PlanRoute(layout, rank, batch);
+    const std::vector<float>& gradient = gradients[plan.coordinates.cp];
+    std::vector<float> staging(4, 77);
+    ASSERT_TRUE(
+        RunAdjoint(*plan.placement, sizeof(float),
+                   {reinterpret_cast<const char*>(gradient.data()), 16},
+                   {Bytes(), {reinterpret_cast<char*>(staging.data()), 16}})
+            .ok());
+    for (const RouteTransfer& transfer : plan.edges[0].transfers) {
+      EXPECT_EQ(transfer.returned.count, 1);  // The other tp rank has the rest.
+      const int64_t row = transfer.returned.row;
+      sources[transfer.peer][transfer.rows[0].row + row] =
+          staging[transfer.staging_row + row];
+    }
+  }
+  const std::vector<std::vector<float>> expected = {
+      {1, 1}, {-2, -2}, {3, 3}, {-4, -4}};
+  EXPECT_EQ(sources, expected);
 }
 
 }  // namespace
