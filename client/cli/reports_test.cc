@@ -1,5 +1,7 @@
 // What people and programs are told about ranks, cliques and costs.
 
+#include <optional>
+
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "client/cli/clique_report.h"
@@ -7,6 +9,7 @@
 #include "client/cli/event_table.h"
 #include "client/cli/member_table.h"
 #include "client/cli/placement_report.h"
+#include "client/cli/route_report.h"
 #include "client/cli/yaml_text.h"
 #include "gtest/gtest.h"
 #include "proto/status/status_matchers.h"
@@ -408,6 +411,39 @@ TEST(EventTableTest, LinesUpUnderTitles) {
   EXPECT_EQ(FormatEvents({event}),
             "NUMBER  TIME                  TYPE         WHAT\n"
             "     7  1970-01-01T00:01:00Z  member_lost  job=vlm rank=3\n");
+}
+
+TEST(RouteTest, SaysWhatABroadcastWouldHaveCost) {
+  LayoutSpec spec;
+  spec.name = "tiny";
+  spec.world_size = 3;
+  spec.modules.resize(2);
+  spec.modules[0].name = "images";
+  spec.modules[0].role = Role::kEncoder;
+  spec.modules[0].ranks = {0};
+  spec.modules[1].name = "language";
+  spec.modules[1].role = Role::kLanguage;
+  spec.modules[1].ranks = {1, 2};
+  spec.modules[1].cp = 2;
+  spec.edges = {{"images", "language"}};
+  const Layout layout = *Layout::Create(spec);
+  RoutePlan plan;
+  plan.digest = 0xabcd;
+  plan.pack = *CopyTable::Create({}, {12}, 0);
+  plan.parts = {{0, {0, 12}}};
+  plan.edges.push_back({"images", 0, {}});
+  EXPECT_EQ(FormatRoute(layout, {plan}, std::nullopt),
+            "tiny: digest 000000000000abcd\n\n"
+            "no row goes from an encoder to the language module\n");
+  plan.edges[0].transfers = {{2, {{0, 2}, {3, 9}}, 11, 0, -1, {0, 11}},
+                             {1, {{2, 1}}, 1, -1, 2, {0, 1}}};
+  EXPECT_EQ(FormatRoute(layout, {plan}, 100),
+            "tiny: digest 000000000000abcd\n\n"
+            "edge              source  destination  rows  runs  bytes\n"
+            "images->language       0            1     1     1    100\n"
+            "images->language       0            2    11     2   1100\n\n"
+            "received in all: 12 rows, 1200 bytes\n"
+            "if broadcast:    24 rows, 2400 bytes, 2.0 times as much\n");
 }
 
 }  // namespace

@@ -80,6 +80,43 @@ TEST(PlanJsonTest, ComposeNamesTheSourceOfEveryPositionAndSample) {
   EXPECT_FALSE(json["ranks"][0].contains("label_positions"));
 }
 
+// Rank 1 sends six rows to rank 3 and one to rank 2; rank 0 has none.
+TEST(PlanJsonTest, RouteHasTheKeysInTheOrderOfTheContract) {
+  LayoutSpec spec;
+  spec.name = "tiny";
+  spec.world_size = 4;
+  spec.modules.resize(2);
+  spec.modules[0].name = "images";
+  spec.modules[0].role = Role::kEncoder;
+  spec.modules[0].ranks = {0, 1};
+  spec.modules[1].name = "language";
+  spec.modules[1].role = Role::kLanguage;
+  spec.modules[1].ranks = {2, 3};
+  spec.modules[1].cp = 2;
+  spec.edges = {{"images", "language"}};
+  const Layout layout = *Layout::Create(spec);
+  RoutePlan idle, sent;
+  idle.digest = sent.digest = 0xabcd;
+  sent.rank = 1;
+  sent.pack = *CopyTable::Create({}, {7}, 0);
+  sent.parts = {{1, {0, 7}}};
+  sent.edges.push_back({"images", 0, {}});
+  sent.edges[0].transfers = {{3, {{0, 2}, {3, 4}}, 6, 0, -1, {0, 6}},
+                             {2, {{2, 1}}, 1, -1, 2, {0, 1}}};
+  EXPECT_EQ(
+      PlanRouteJson(layout, {sent, idle}, 10, /*with_rows=*/true).dump(),
+      R"({"digest":"000000000000abcd","transfers":[)"
+      R"({"edge":"images->language","source_rank":1,"destination_rank":2,)"
+      R"("row_count":1,"bytes":10,"rows":[[2,1]]},)"
+      R"({"edge":"images->language","source_rank":1,"destination_rank":3,)"
+      R"("row_count":6,"bytes":60,"rows":[[0,2],[3,4]]}],)"
+      R"("total_rows":7,"rows_if_broadcast":14})");
+  const nlohmann::ordered_json transfer = PlanRouteJson(
+      layout, {sent}, std::nullopt, /*with_rows=*/false)["transfers"][0];
+  EXPECT_TRUE(transfer["bytes"].is_null());
+  EXPECT_FALSE(transfer.contains("rows"));
+}
+
 TEST(PlanJsonTest, GroupsListEveryKindThatAModuleHas) {
   LayoutSpec spec;
   spec.name = "tiny";

@@ -153,26 +153,24 @@ RoutePlanner::RoutePlanner(const Layout& layout, const Batch& batch)
 RoutePlanner::Edge RoutePlanner::MakeEdge(const Module& encoder) const {
   const auto& ids = batch_->special_token_ids;
   const auto modality = ids.find(encoder.name());
-  const int64_t lanes = encoder.lane_count();
-  if (modality == ids.end()) {
-    return {&encoder, 0, std::vector<int64_t>(lanes + 1, 0)};
-  }
-  Edge edge = {&encoder,
-               static_cast<int32_t>(std::distance(ids.begin(), modality)) + 1,
-               {}};
-  const auto rows = batch_->encoder_rows.find(encoder.name());
-  const Shares samples(static_cast<int64_t>(samples_.size()), lanes);
-  int64_t start = 0;
-  for (int64_t lane = 0; lane <= lanes; ++lane) {
-    if (rows == batch_->encoder_rows.end()) {
-      start = rows_before_[samples.Begin(lane)][edge.source];
-    }
-    edge.lane_starts.push_back(start);
-    if (rows != batch_->encoder_rows.end() && lane < lanes) {
-      start += rows->second[lane];
-    }
+  Edge edge = {&encoder, 0, {}};
+  if (modality == ids.end()) return edge;
+  edge.source = static_cast<int32_t>(std::distance(ids.begin(), modality)) + 1;
+  const auto lanes = batch_->encoder_rows.find(encoder.name());
+  if (lanes == batch_->encoder_rows.end()) return edge;
+  edge.lane_starts.push_back(0);
+  for (int64_t rows : lanes->second) {
+    edge.lane_starts.push_back(edge.lane_starts.back() + rows);
   }
   return edge;
+}
+
+int64_t RoutePlanner::LaneStart(const Edge& edge, int64_t lane) const {
+  if (edge.source == 0) return 0;
+  if (!edge.lane_starts.empty()) return edge.lane_starts[lane];
+  const Shares samples(static_cast<int64_t>(samples_.size()),
+                       edge.encoder->lane_count());
+  return rows_before_[samples.Begin(lane)][edge.source];
 }
 
 const RoutePlanner::Edge* RoutePlanner::FindEdge(int32_t source) const {
@@ -184,12 +182,16 @@ const RoutePlanner::Edge* RoutePlanner::FindEdge(int32_t source) const {
 
 RoutePlanner::Peer RoutePlanner::SenderOf(const Edge& edge, int64_t row) const {
   const Module& encoder = *edge.encoder;
-  const auto next =
-      std::upper_bound(edge.lane_starts.begin(), edge.lane_starts.end(), row);
-  const int64_t start = *(next - 1);
-  const StageRanks ranks(encoder, next - 1 - edge.lane_starts.begin(),
-                         encoder.pp() - 1);
-  const Shares parts(*next - start, ranks.size());
+  // The last lane that starts at or before the row: those that have none start
+  // where the next does.
+  int64_t lane = 0;
+  for (int64_t after = encoder.lane_count(); after - lane > 1;) {
+    const int64_t middle = lane + (after - lane) / 2;
+    (LaneStart(edge, middle) <= row ? lane : after) = middle;
+  }
+  const int64_t start = LaneStart(edge, lane);
+  const StageRanks ranks(encoder, lane, encoder.pp() - 1);
+  const Shares parts(LaneStart(edge, lane + 1) - start, ranks.size());
   const int64_t part = parts.ShareOf(row - start);
   return {ranks.at(part), start + parts.Begin(part + 1), start};
 }
@@ -197,8 +199,8 @@ RoutePlanner::Peer RoutePlanner::SenderOf(const Edge& edge, int64_t row) const {
 void RoutePlanner::PlanSending(const Edge& edge, RoutePlan& plan) const {
   const Module& encoder = *edge.encoder;
   const Module& language = layout_->language();
-  const int64_t start = edge.lane_starts[plan.coordinates.lane];
-  const int64_t rows = edge.lane_starts[plan.coordinates.lane + 1] - start;
+  const int64_t start = LaneStart(edge, plan.coordinates.lane);
+  const int64_t rows = LaneStart(edge, plan.coordinates.lane + 1) - start;
   const StageRanks ranks(encoder, plan.coordinates.lane, encoder.pp() - 1);
   const Shares parts(rows, ranks.size());
   RowRun own;

@@ -47,8 +47,7 @@ class RoutePlanner {
   struct Edge {
     const Module* encoder;
     int32_t source;  // 0: the batch has no token of it.
-    // Of each encoder lane the first row, and the total, numbered over all
-    // lanes.
+    // With encoder_rows: of each lane the first row, and the total.
     std::vector<int64_t> lane_starts;
   };
   struct Peer {  // Who sends a row, and up to which row he does.
@@ -61,6 +60,9 @@ class RoutePlanner {
 
   Edge MakeEdge(const Module& encoder) const;
   const Edge* FindEdge(int32_t source) const;
+  // The first row of an encoder's lane, numbered over all its lanes; of the
+  // lane after the last the total.
+  int64_t LaneStart(const Edge& edge, int64_t lane) const;
   Peer SenderOf(const Edge& edge, int64_t row) const;
 
   void PlanSending(const Edge& edge, RoutePlan& plan) const;

@@ -235,6 +235,37 @@ TEST_F(ServerTest, PlansCarryTheGenerationAndRefuseAnOldOne) {
       HasReason("STALE_GENERATION"));
 }
 
+TEST_F(ServerTest, RoutesCarryTheGenerationAndRefuseAnOldOne) {
+  ASSERT_THAT(ApplyLayout(4, 2), IsOk());
+  v1::GetRoutePlanRequest request;
+  request.set_job("job");
+  request.set_rank(1);
+  request.set_generation(1);
+  v1::Batch& batch = *request.mutable_batch();
+  batch.set_seq_length(2);
+  batch.set_micro_batch_size(1);
+  for (int sample = 0; sample < 2; ++sample) {
+    v1::Sample& tokens = *batch.add_samples();
+    tokens.add_input_ids(7);
+    tokens.add_input_ids(8);
+  }
+  v1::RoutePlan plan;
+  const grpc::Status served =
+      plans_->GetRoutePlan(Context().get(), request, &plan);
+  ASSERT_TRUE(served.ok()) << served.error_message();
+  EXPECT_EQ(plan.generation(), 1);
+  EXPECT_NE(plan.digest(), 0);
+  EXPECT_EQ(plan.placement().destination_rows(), 1);
+  (*batch.mutable_counts())["text"] = 5;
+  EXPECT_THAT(
+      FromGrpcStatus(plans_->GetRoutePlan(Context().get(), request, &plan)),
+      HasReason("INVALID_BATCH"));
+  request.set_generation(2);
+  EXPECT_THAT(
+      FromGrpcStatus(plans_->GetRoutePlan(Context().get(), request, &plan)),
+      HasReason("STALE_GENERATION"));
+}
+
 TEST_F(ServerTest, TwoMembersFormACommunicator) {
   ASSERT_THAT(ApplyLayout(2, 2), IsOk());
   ASSERT_THAT(Register(0), IsOk());
