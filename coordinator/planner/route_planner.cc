@@ -280,39 +280,38 @@ absl::Status RoutePlanner::PlanReceiving(RoutePlan& plan) const {
       language, plan.coordinates,
       ZigzagRuns(DocumentStarts(batch_->ShapeOf(plan.coordinates.lane)),
                  language.cp(), plan.coordinates.cp));
-  plan.sources = SourceNames(*batch_);
-  std::vector<int64_t> source_rows(plan.sources.size());
-  std::vector<const Edge*> edge_of(plan.sources.size(), nullptr);
-  std::vector<int64_t> received_of(plan.sources.size(), -1);
-  for (size_t k = 0; k < plan.sources.size(); ++k) {
-    source_rows[k] = rows_before_[first + b][k] - rows_before_[first][k];
-    if (k > 0) edge_of[k] = FindEdge(static_cast<int32_t>(k));
-    if (edge_of[k] == nullptr) continue;
-    received_of[k] = static_cast<int64_t>(plan.edges.size());
-    plan.edges.emplace_back().encoder = plan.sources[k];
-  }
   std::vector<RowCopy> entries;
   for (int64_t i = 0; i < b; ++i) {
     AppendEntries(samples_[first + i], owned, i, b, entries);
   }
+  plan.sources = SourceNames(*batch_);
+  const size_t source_count = plan.sources.size();
+  std::vector<const Edge*> edges(source_count);  // Null: the source is local.
+  std::vector<RouteEdge> received(source_count);
+  for (size_t k = 0; k < source_count; ++k) {
+    edges[k] = k == 0 ? nullptr : FindEdge(static_cast<int32_t>(k));
+    received[k].encoder = plan.sources[k];
+  }
   int64_t destination_rows = 0;
   for (RowCopy& entry : entries) {
+    const int32_t k = entry.source;
     destination_rows += entry.row_count;
-    if (edge_of[entry.source] == nullptr) {
-      entry.source_row -= rows_before_[first][entry.source];
+    if (edges[k] != nullptr) {
+      Receive(*edges[k], entry, received[k]);
     } else {
-      Receive(*edge_of[entry.source], entry,
-              plan.edges[received_of[entry.source]]);
+      entry.source_row -= rows_before_[first][k];
     }
   }
-  for (size_t k = 0; k < plan.sources.size(); ++k) {
-    if (edge_of[k] == nullptr) continue;
-    RouteEdge& edge = plan.edges[received_of[k]];
-    source_rows[k] = edge.staging_rows;
-    for (RouteTransfer& transfer : edge.transfers) {
+  std::vector<int64_t> source_rows(source_count);
+  for (size_t k = 0; k < source_count; ++k) {
+    source_rows[k] = rows_before_[first + b][k] - rows_before_[first][k];
+    if (edges[k] == nullptr) continue;
+    source_rows[k] = received[k].staging_rows;
+    for (RouteTransfer& transfer : received[k].transfers) {
       transfer.returned =
           ReturnedRows(language, plan.coordinates.tp, transfer.row_count);
     }
+    plan.edges.push_back(std::move(received[k]));
   }
   ASSIGN_OR_RETURN(plan.placement,
                    CopyTable::Create(std::move(entries), std::move(source_rows),

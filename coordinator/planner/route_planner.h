@@ -41,8 +41,6 @@ class RoutePlanner {
   //   NOT_FOUND RANK_NOT_FOUND: the layout has no such rank.
   absl::StatusOr<RoutePlan> PlanFor(Rank rank) const;
 
-  uint64_t digest() const { return digest_; }
-
  private:
   struct Edge {
     const Module* encoder;

@@ -66,7 +66,9 @@ struct RouteTransfer {
   int64_t staging_row = kNone;
 
   // The message's first row in the shard or in the lane's output, where they
-  // are one run of consecutive rows; else kNone.
+  // are one run of consecutive rows; else kNone. A message may be received, and
+  // its gradient sent, right there; then what `placement` says of its staging
+  // rows is done already.
   int64_t tensor_row = kNone;
 
   // Which of the message's rows come back with a gradient, counted from its
