@@ -27,10 +27,8 @@ namespace {
 class GrpcWorkerSession : public WorkerSession {
  public:
   GrpcWorkerSession(Channel channel, v1::WorkerService::Stub& stub,
-                    const v1::OpenSessionRequest& request,
-                    std::function<void()> on_end)
+                    const v1::OpenSessionRequest& request)
       : channel_(std::move(channel)),
-        on_end_(std::move(on_end)),
         reader_(stub.OpenSession(&context_, request)),
         thread_([this] { ReadToEnd(); }) {}
 
@@ -71,16 +69,12 @@ class GrpcWorkerSession : public WorkerSession {
       status = Error(absl::StatusCode::kAborted, "SESSION_ENDED",
                      "the worker has ended the session");
     }
-    {
-      const MutexLock lock(mutex_);
-      end_ = std::move(status);
-      changed_.NotifyAll();
-    }
-    if (on_end_) on_end_();
+    const MutexLock lock(mutex_);
+    end_ = std::move(status);
+    changed_.NotifyAll();
   }
 
   const Channel channel_;
-  const std::function<void()> on_end_;
   grpc::ClientContext context_;
   const std::unique_ptr<grpc::ClientReader<v1::OpenSessionResponse>> reader_;
 
@@ -113,9 +107,9 @@ absl::StatusOr<v1::WorkerDescription> WorkerClient::Describe() const {
 }
 
 absl::StatusOr<std::unique_ptr<WorkerSession>> WorkerClient::OpenSession(
-    const v1::OpenSessionRequest& request, std::function<void()> on_end) const {
-  auto session = std::make_unique<GrpcWorkerSession>(
-      wire_->channel, wire_->stub, request, std::move(on_end));
+    const v1::OpenSessionRequest& request) const {
+  auto session =
+      std::make_unique<GrpcWorkerSession>(wire_->channel, wire_->stub, request);
   const absl::Status status =
       session->WaitUntilOpen(wire_->options.call_timeout);
   if (!status.ok()) return status;

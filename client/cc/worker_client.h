@@ -49,12 +49,9 @@ class WorkerClient {
 
   absl::StatusOr<v1::WorkerDescription> Describe() const;
 
-  // The session outlives the client. `on_end`, if there is one, is called once,
-  // in a thread of the session's, when the session has ended, however that
-  // was; it must not destroy the session.
+  // The session outlives the client.
   absl::StatusOr<std::unique_ptr<WorkerSession>> OpenSession(
-      const v1::OpenSessionRequest& request,
-      std::function<void()> on_end = nullptr) const;
+      const v1::OpenSessionRequest& request) const;
 
   absl::StatusOr<v1::RegisterRegionResponse> RegisterRegion(
       const v1::RegisterRegionRequest& request) const;

@@ -48,10 +48,8 @@ absl::StatusOr<std::unique_ptr<sw_session>> OpenGpu(
   if (order == SW_ORDER_BEST) {
     gpu.set_ready_event(session->order->MakeReadyEvent());
   }
-  ASSIGN_OR_RETURN(session->session,
-                   worker.client.OpenSession(
-                       request, [order = session->order] { order->LetGo(); }));
-  RETURN_IF_ERROR(session->order->Accept(session->session->gpu()));
+  ASSIGN_OR_RETURN(session->session, worker.client.OpenSession(request));
+  session->order->Accept(session->session->gpu());
   return session;
 }
 
@@ -117,7 +115,6 @@ absl::StatusOr<int64_t> RunInOrder(const sw_session& session,
   RETURN_IF_ERROR(order.Before(stream));
   ASSIGN_OR_RETURN(const v1::RunCopiesResponse response,
                    session.Run(std::move(request), tables));
-  RETURN_IF_ERROR(order.After(stream));
   return response.copied_bytes();
 }
 

@@ -2,7 +2,6 @@
 
 #include <deque>
 #include <map>
-#include <thread>
 #include <utility>
 
 #include "client/native/call.h"
@@ -76,48 +75,14 @@ std::string StreamOrder::MakeReadyEvent() {
   return ready_->handle();
 }
 
-absl::Status StreamOrder::Accept(const v1::GpuSession& agreement) {
-  if (agreement.order() != v1::GpuSession::EVENTS) {
-    if (ready_ != nullptr) GiveEvent(ordinal_, std::move(ready_));
-    return absl::OkStatus();
-  }
-  ASSIGN_OR_RETURN(auto done,
-                   SharedEvent::Open(ordinal_, agreement.done_event()));
-  const MutexLock lock(mutex_);
-  done_ = std::move(done);
-  return absl::OkStatus();
+void StreamOrder::Accept(const v1::GpuSession& agreement) {
+  if (agreement.order() == v1::GpuSession::EVENTS) return;
+  if (ready_ != nullptr) GiveEvent(ordinal_, std::move(ready_));
 }
 
 absl::Status StreamOrder::Before(GpuStream stream) {
   if (ready_ == nullptr) return SynchronizeStream(ordinal_, stream);
   return ready_->Record(stream);
-}
-
-absl::Status StreamOrder::After(GpuStream stream) {
-  const MutexLock lock(mutex_);
-  // A wait that began after LetGo() would never end.
-  if (done_ == nullptr || worker_gone_) return absl::OkStatus();
-  return done_->MakeWait(stream);
-}
-
-void StreamOrder::Drain(const WorkerSession& session) {
-  while (session.status().ok()) {
-    {
-      const MutexLock lock(mutex_);
-      if (done_ == nullptr) return;
-      const absl::StatusOr<bool> done = done_->IsDone();
-      if (!done.ok() || *done) return;
-    }
-    std::this_thread::yield();
-  }
-}
-
-void StreamOrder::LetGo() {
-  const MutexLock lock(mutex_);
-  worker_gone_ = true;
-  if (done_ == nullptr) return;
-  const absl::StatusOr<bool> done = done_->IsDone();
-  if (done.ok() && !*done) (void)done_->LetGo();
 }
 
 absl::StatusOr<v1::PlanTable> NameOf(const sw_plan& plan, sw_table_id table) {

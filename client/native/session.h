@@ -48,27 +48,17 @@ class StreamOrder {
 
   // To be offered to the worker; empty if there can be none.
   std::string MakeReadyEvent();
-  absl::Status Accept(const v1::GpuSession& agreement);
+  void Accept(const v1::GpuSession& agreement);
 
-  // Around a call that has the worker copy, in the order of `stream`. Held
-  // between the two, because the events have room for one call.
+  // Ahead of a call that has the worker copy behind what is in `stream`. The
+  // event has room for one call: running() is held until that is answered.
   Mutex& running() { return running_; }
   absl::Status Before(GpuStream stream);
-  absl::Status After(GpuStream stream);
-
-  // Waits for what the worker was told to do, while `session` lasts.
-  void Drain(const WorkerSession& session);
-
-  // The worker is gone: what waits for it goes on.
-  void LetGo();
 
  private:
   const int ordinal_;
   Mutex running_;
-  std::unique_ptr<SharedEvent> ready_;  // Ours.
-  Mutex mutex_;
-  std::unique_ptr<SharedEvent> done_ ABSL_GUARDED_BY(mutex_);  // The worker's.
-  bool worker_gone_ ABSL_GUARDED_BY(mutex_) = false;
+  std::unique_ptr<SharedEvent> ready_;
 };
 
 // What the worker keeps a plan's table by.

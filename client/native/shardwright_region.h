@@ -16,8 +16,8 @@
 extern "C" {
 #endif
 
-/* How the caller's stream and the worker's follow one another. By events, no
- * call waits for a GPU; by the host, calls wait for both. */
+/* How the worker knows that what is in the caller's stream is done: by an event
+ * that both see, or because the call waits for the stream first. */
 typedef int32_t sw_order;
 enum {
   SW_ORDER_BEST = 0, /* By events if both processes can, else by the host. */
@@ -35,8 +35,7 @@ SW_EXPORT sw_code sw_session_open_gpu(const sw_worker* worker,
 /* {"order": "events" or "host", "reason": why this one} */
 SW_EXPORT sw_code sw_session_get_order(const sw_session* session, char** json);
 
-/* SW_OK while the worker holds the session. If it has ended, what was started
- * in it may not have been done: check after waiting for the stream. */
+/* SW_OK while the worker holds the session. */
 SW_EXPORT sw_code sw_session_check(const sw_session* session);
 
 /* Lets the worker copy from and to `size_bytes` bytes of device memory, which
@@ -85,8 +84,8 @@ typedef struct {
 } sw_region_operation;
 
 /* Has the worker carry out operations, in order and in the order of `stream`:
- * after what is in it, and before what comes later. All are checked before a
- * byte moves. By the host: waits for both. After a failure that is neither
+ * after what is in it, and done when the call returns. All are checked before a
+ * byte moves. After a failure that is neither
  * SW_INVALID_ARGUMENT nor SW_NOT_FOUND, outputs are undefined. */
 SW_EXPORT sw_code sw_session_run_regions(const sw_session* session,
                                          const sw_region_operation* operations,

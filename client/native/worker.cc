@@ -126,12 +126,7 @@ sw_code sw_session_open(const sw_worker* worker, const sw_segment* segments,
   });
 }
 
-void sw_session_destroy(sw_session* session) {
-  if (session != nullptr && session->order != nullptr) {
-    session->order->Drain(*session->session);
-  }
-  delete session;
-}
+void sw_session_destroy(sw_session* session) { delete session; }
 
 sw_code sw_session_run(const sw_session* session,
                        const sw_operation* operations, int64_t operation_count,

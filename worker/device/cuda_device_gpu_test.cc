@@ -410,8 +410,9 @@ TEST_F(CudaDeviceRefusalTest, NamesTheFieldAndTheValue) {
   ExpectRefused("row_bytes 16 is no multiple of the element's 32 bytes",
                 [](GpuCopy& copy) { copy.element_bytes = 32; });
   ExpectRefused("row_bytes is 0", [](GpuCopy& copy) { copy.row_bytes = 0; });
-  ExpectRefused("the fill value has 3 bytes",
-                [](GpuCopy& copy) { copy.fill_value = {"abc", 3}; });
+  ExpectRefused("the fill value has 3 bytes", [](GpuCopy& copy) {
+    copy.fill_value = {"abc", 3};
+  });
   std::string host(800, 'x');
   ExpectRefused("the destination is in host memory", [&](GpuCopy& copy) {
     copy.destination = absl::MakeSpan(host);

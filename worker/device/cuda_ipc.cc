@@ -210,12 +210,6 @@ absl::Status SharedEvent::Record(GpuStream stream) {
   return CudaStatus(cudaEventRecord(event_, stream), "recording an event");
 }
 
-absl::Status SharedEvent::MakeWait(GpuStream stream) const {
-  const CurrentDevice current(ordinal_);
-  return CudaStatus(cudaStreamWaitEvent(stream, event_, 0),
-                    "waiting for an event in a stream");
-}
-
 absl::StatusOr<bool> SharedEvent::IsDone() const {
   const CurrentDevice current(ordinal_);
   const cudaError_t error = cudaEventQuery(event_);
@@ -225,17 +219,6 @@ absl::StatusOr<bool> SharedEvent::IsDone() const {
   }
   RETURN_IF_ERROR(CudaStatus(error, "asking for an event"));
   return true;
-}
-
-absl::Status SharedEvent::LetGo() {
-  const CurrentDevice current(ordinal_);
-  cudaStream_t idle = nullptr;
-  RETURN_IF_ERROR(
-      CudaStatus(cudaStreamCreateWithFlags(&idle, cudaStreamNonBlocking),
-                 "creating a stream"));
-  const absl::Status status = Record(idle);
-  cudaStreamDestroy(idle);
-  return status;
 }
 
 }  // namespace shardwright

@@ -71,17 +71,8 @@ class SharedEvent {
 
   absl::Status Record(GpuStream stream);
 
-  // What comes into `stream` later runs after what the event was last recorded
-  // behind.
-  absl::Status MakeWait(GpuStream stream) const;
-
   // Whether what it was last recorded behind is done.
   absl::StatusOr<bool> IsDone() const;
-
-  // Ends all waiting for the event, when the process that was to record it has
-  // died: what waits does so for a count that only grows, and whoever has the
-  // event open may add to it.
-  absl::Status LetGo();
 
  private:
   SharedEvent(int ordinal, std::string handle, CUevent_st* event)

@@ -3,115 +3,50 @@
 #include <dlfcn.h>
 
 #include <algorithm>
-#include <set>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "cuda_runtime_api.h"
-#include "proto/status/error.h"
 #include "proto/status/status_macros.h"
-#include "proto/sync/mutex.h"
 #include "worker/device/cuda_call.h"
 #include "worker/device/cuda_ipc.h"
 
 namespace shardwright {
-
-// CUDA closes a mapping after all that the process has started on the GPU, and
-// whatever else needs the driver waits meanwhile: also who would let go a
-// stream that waits for a dead trainer. So nothing is closed while a stream
-// waits.
-class CudaRegionStreams {
- public:
-  void Add(cudaStream_t stream) {
-    const MutexLock lock(mutex_);
-    streams_.insert(stream);
-  }
-  void Remove(cudaStream_t stream) {
-    const MutexLock lock(mutex_);
-    streams_.erase(stream);
-  }
-
-  absl::Status MakeWait(const SharedEvent& event, cudaStream_t stream) {
-    const MutexLock lock(mutex_);
-    return event.MakeWait(stream);
-  }
-
-  // Closes another process's memory as soon as all streams are idle.
-  //
-  // Errors:
-  //   DEADLINE_EXCEEDED REGION_BUSY: they were not within `timeout`.
-  absl::Status Close(int ordinal, Bytes mapping, absl::Duration timeout) {
-    const CurrentDevice current(ordinal);
-    const absl::Time deadline = absl::Now() + timeout;
-    while (true) {
-      {
-        const MutexLock lock(mutex_);
-        if (AllIdle()) return CloseMemory(ordinal, mapping);
-      }
-      if (absl::Now() > deadline) {
-        return Error(absl::StatusCode::kDeadlineExceeded, "REGION_BUSY",
-                     absl::StrCat("some session's copies still run after ",
-                                  absl::FormatDuration(timeout)));
-      }
-      absl::SleepFor(kPause);
-    }
-  }
-
- private:
-  static constexpr absl::Duration kPause = absl::Microseconds(200);
-
-  bool AllIdle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    for (const cudaStream_t stream : streams_) {
-      if (cudaStreamQuery(stream) == cudaErrorNotReady) return false;
-    }
-    return true;
-  }
-
-  Mutex mutex_;
-  std::set<cudaStream_t> streams_ ABSL_GUARDED_BY(mutex_);
-};
 
 namespace {
 
 class CudaRegionStream : public RegionStream {
  public:
   static absl::StatusOr<std::unique_ptr<RegionStream>> Create(
-      CudaDevice& device, std::shared_ptr<CudaRegionStreams> streams) {
+      CudaDevice& device) {
     const CurrentDevice current(device.ordinal());
     cudaStream_t stream = nullptr;
     RETURN_IF_ERROR(
         CudaStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking),
                    "creating a stream"));
-    return std::make_unique<CudaRegionStream>(device, std::move(streams),
-                                              stream);
+    return std::make_unique<CudaRegionStream>(device, stream);
   }
 
-  CudaRegionStream(CudaDevice& device,
-                   std::shared_ptr<CudaRegionStreams> streams,
-                   cudaStream_t stream)
-      : device_(device), streams_(std::move(streams)), stream_(stream) {
-    streams_->Add(stream_);
-  }
+  CudaRegionStream(CudaDevice& device, cudaStream_t stream)
+      : device_(device), stream_(stream) {}
 
   ~CudaRegionStream() override {
     for (const Bytes mapping : mappings_) {
-      // A mapping that stays is better than a worker that hangs.
-      (void)streams_->Close(device_.ordinal(), mapping, kEndWait);
+      (void)CloseMemory(device_.ordinal(), mapping);
     }
-    streams_->Remove(stream_);
     const CurrentDevice current(device_.ordinal());
     cudaStreamDestroy(stream_);
   }
 
-  absl::StatusOr<std::string> OrderByEvents(
-      absl::string_view ready_handle) override {
-    ASSIGN_OR_RETURN(auto ready,
+  absl::Status Follow(absl::string_view ready_handle) override {
+    ASSIGN_OR_RETURN(ready_,
                      SharedEvent::Open(device_.ordinal(), ready_handle));
-    ASSIGN_OR_RETURN(done_, SharedEvent::Create(device_.ordinal()));
-    ready_ = std::move(ready);
-    return done_->handle();
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<bool> IsReady() override {
+    if (ready_ == nullptr) return true;
+    return ready_->IsDone();
   }
 
   absl::StatusOr<Bytes> Map(absl::string_view memory_handle) override {
@@ -126,14 +61,8 @@ class CudaRegionStream : public RegionStream {
     const auto found = std::find_if(
         mappings_.begin(), mappings_.end(),
         [&](Bytes mapping) { return mapping.data() == memory.data(); });
-    RETURN_IF_ERROR(streams_->Close(device_.ordinal(), memory, kUnmapWait));
     if (found != mappings_.end()) mappings_.erase(found);
-    return absl::OkStatus();
-  }
-
-  absl::Status Begin() override {
-    return ready_ == nullptr ? absl::OkStatus()
-                             : streams_->MakeWait(*ready_, stream_);
+    return CloseMemory(device_.ordinal(), memory);
   }
 
   absl::Status Start(absl::Span<const RegionCopy> copies) override {
@@ -150,10 +79,6 @@ class CudaRegionStream : public RegionStream {
     return device_.Run(gpu_copies, stream_);
   }
 
-  absl::Status End() override {
-    return done_ == nullptr ? absl::OkStatus() : done_->Record(stream_);
-  }
-
   absl::StatusOr<bool> IsIdle() override {
     const CurrentDevice current(device_.ordinal());
     const cudaError_t error = cudaStreamQuery(stream_);
@@ -165,19 +90,10 @@ class CudaRegionStream : public RegionStream {
     return true;
   }
 
-  absl::Status LetGo() override {
-    return ready_ == nullptr ? absl::OkStatus() : ready_->LetGo();
-  }
-
  private:
-  static constexpr absl::Duration kUnmapWait = absl::Seconds(10);
-  static constexpr absl::Duration kEndWait = absl::Minutes(1);
-
   CudaDevice& device_;
-  const std::shared_ptr<CudaRegionStreams> streams_;
   const cudaStream_t stream_;
   std::unique_ptr<SharedEvent> ready_;  // The trainer's.
-  std::unique_ptr<SharedEvent> done_;
   std::vector<Bytes> mappings_;
 };
 
@@ -245,7 +161,7 @@ std::map<std::string, int64_t> FreeGpuMemory() { return Nvml().FreeMemory(); }
 
 CudaRegionDevice::CudaRegionDevice(
     CudaDevice& device, const std::map<std::string, int64_t>& free_before)
-    : device_(device), streams_(std::make_shared<CudaRegionStreams>()) {
+    : device_(device) {
   const std::map<std::string, int64_t> free_now = FreeGpuMemory();
   const auto before = free_before.find(uuid());
   const auto now = free_now.find(uuid());
@@ -255,7 +171,7 @@ CudaRegionDevice::CudaRegionDevice(
 }
 
 absl::StatusOr<std::unique_ptr<RegionStream>> CudaRegionDevice::NewStream() {
-  return CudaRegionStream::Create(device_, streams_);
+  return CudaRegionStream::Create(device_);
 }
 
 }  // namespace shardwright

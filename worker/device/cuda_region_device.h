@@ -13,8 +13,6 @@
 
 namespace shardwright {
 
-class CudaRegionStreams;  // All that there are.
-
 // Free bytes of the machine's GPUs, by UUID; empty if the driver does not tell.
 // Needs no CUDA context, and makes none.
 std::map<std::string, int64_t> FreeGpuMemory();
@@ -35,7 +33,6 @@ class CudaRegionDevice : public RegionDevice {
 
  private:
   CudaDevice& device_;
-  const std::shared_ptr<CudaRegionStreams> streams_;
   int64_t context_memory_bytes_ = 0;
 };
 

@@ -38,10 +38,6 @@ SharedEvent::~SharedEvent() = default;
 
 absl::Status SharedEvent::Record(GpuStream) { return NotBuilt(); }
 
-absl::Status SharedEvent::MakeWait(GpuStream) const { return NotBuilt(); }
-
 absl::StatusOr<bool> SharedEvent::IsDone() const { return NotBuilt(); }
-
-absl::Status SharedEvent::LetGo() { return NotBuilt(); }
 
 }  // namespace shardwright

@@ -41,10 +41,14 @@ class RegionStream {
   // REQUIRES: the stream is idle, or has failed.
   virtual ~RegionStream() = default;
 
-  // From now on, what is started waits for the event behind `ready_handle`, and
-  // an event of the stream's own, which is returned, follows it.
-  virtual absl::StatusOr<std::string> OrderByEvents(
-      absl::string_view ready_handle) = 0;
+  // Opens the event behind a handle, for IsReady().
+  virtual absl::Status Follow(absl::string_view ready_handle) = 0;
+
+  // Whether what the event was last recorded behind is done; true without one.
+  // Asking is all that this process does with it: a stream that waited for the
+  // event of a process that has died would never end, and with it whatever
+  // CUDA does for all streams at once.
+  virtual absl::StatusOr<bool> IsReady() = 0;
 
   // The whole allocation behind a handle. Mapping it again is another mapping.
   //
@@ -53,24 +57,14 @@ class RegionStream {
   virtual absl::StatusOr<Bytes> Map(absl::string_view memory_handle) = 0;
 
   // REQUIRES: nothing that uses it is running.
-  //
-  // Errors:
-  //   DEADLINE_EXCEEDED REGION_BUSY: other streams did not come to rest, so it
-  //       is still mapped.
   virtual absl::Status Unmap(Bytes memory) = 0;
 
-  // Between Begin() and End(): starts copies that do not depend on one another,
-  // behind those started before. The arguments are free when it returns.
-  virtual absl::Status Begin() = 0;
+  // Starts copies that do not depend on one another, behind those started
+  // before. The arguments are free when it returns.
   virtual absl::Status Start(absl::Span<const RegionCopy> copies) = 0;
-  virtual absl::Status End() = 0;
 
   // Whether all that was started is done. Thread-safe.
   virtual absl::StatusOr<bool> IsIdle() = 0;
-
-  // Lets go on what waits for the event behind `ready_handle`: for a process
-  // that has died, and never will get there.
-  virtual absl::Status LetGo() = 0;
 };
 
 // Thread-safe.

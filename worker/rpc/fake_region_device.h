@@ -3,8 +3,6 @@
 #ifndef WORKER_RPC_FAKE_REGION_DEVICE_H_
 #define WORKER_RPC_FAKE_REGION_DEVICE_H_
 
-#include <deque>
-#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -31,27 +29,14 @@ class FakeRegionDevice : public RegionDevice {
     return allocations_[Handle(name)] = bytes;
   }
 
-  // Holds what is started from now on, as a trainer's event does that has not
-  // been reached; and lets it go.
-  void Hold() {
-    const MutexLock lock(mutex_);
-    held_ = true;
-  }
-  void Release() {
-    const MutexLock lock(mutex_);
-    held_ = false;
-    for (const auto& work : waiting_) work();
-    waiting_.clear();
-  }
+  // A trainer's stream that has not got there yet.
+  void Hold() { SetReady(false); }
+  void Release() { SetReady(true); }
 
-  // What is held can only be released, and not be let go.
-  void SetStuck() {
+  // Copies that do not end.
+  void SetBusy(bool busy) {
     const MutexLock lock(mutex_);
-    stuck_ = true;
-  }
-  bool stuck() const {
-    const MutexLock lock(mutex_);
-    return stuck_;
+    busy_ = busy;
   }
 
   int mapping_count() const {
@@ -72,6 +57,11 @@ class FakeRegionDevice : public RegionDevice {
   }
 
  private:
+  void SetReady(bool ready) {
+    const MutexLock lock(mutex_);
+    ready_ = ready;
+  }
+
   class Stream : public RegionStream {
    public:
     explicit Stream(FakeRegionDevice& device) : device_(device) {}
@@ -80,11 +70,18 @@ class FakeRegionDevice : public RegionDevice {
       device_.mapping_count_ -= mapping_count_;
     }
 
-    absl::StatusOr<std::string> OrderByEvents(
-        absl::string_view ready_handle) override {
-      if (ready_handle == Handle("ready")) return Handle("done");
+    absl::Status Follow(absl::string_view ready_handle) override {
+      if (ready_handle == Handle("ready")) {
+        follows_ = true;
+        return absl::OkStatus();
+      }
       return Error(absl::StatusCode::kDataLoss, "DEVICE_FAILED",
                    "opening an event: no such event");
+    }
+
+    absl::StatusOr<bool> IsReady() override {
+      const MutexLock lock(device_.mutex_);
+      return !follows_ || device_.ready_;
     }
 
     absl::StatusOr<Bytes> Map(absl::string_view memory_handle) override {
@@ -106,60 +103,41 @@ class FakeRegionDevice : public RegionDevice {
       return absl::OkStatus();
     }
 
-    absl::Status Begin() override { return absl::OkStatus(); }
-    absl::Status End() override { return absl::OkStatus(); }
-
     absl::Status Start(absl::Span<const RegionCopy> copies) override {
       const MutexLock lock(device_.mutex_);
       device_.starts_.push_back(static_cast<int>(copies.size()));
-      for (const RegionCopy& copy : copies) {
-        auto work = [copy, table = *copy.table,
-                     fill = std::string(copy.fill_value.begin(),
-                                        copy.fill_value.end())] {
-          Move(copy, table, fill);
-        };
-        if (device_.held_) {
-          device_.waiting_.push_back(std::move(work));
-        } else {
-          work();
-        }
-      }
+      for (const RegionCopy& copy : copies) Move(copy);
       return absl::OkStatus();
     }
 
     absl::StatusOr<bool> IsIdle() override {
       const MutexLock lock(device_.mutex_);
-      return device_.waiting_.empty();
-    }
-
-    absl::Status LetGo() override {
-      if (!device_.stuck()) device_.Release();
-      return absl::OkStatus();
+      return !device_.busy_;
     }
 
    private:
-    static void Move(const RegionCopy& copy, const CopyTable& table,
-                     const std::string& fill) {
+    static void Move(const RegionCopy& copy) {
       if (copy.direction == Direction::kForward) {
         (void)RunForward(
-            table, copy.row_bytes,
+            *copy.table, copy.row_bytes,
             std::vector<ConstBytes>(copy.sources.begin(), copy.sources.end()),
-            copy.destination, fill);
+            copy.destination, copy.fill_value);
       } else {
-        (void)RunAdjoint(table, copy.row_bytes, copy.destination, copy.sources);
+        (void)RunAdjoint(*copy.table, copy.row_bytes, copy.destination,
+                         copy.sources);
       }
     }
 
     FakeRegionDevice& device_;
+    bool follows_ = false;
     int mapping_count_ = 0;
   };
 
   mutable Mutex mutex_;
   std::map<std::string, std::string> allocations_ ABSL_GUARDED_BY(mutex_);
-  std::deque<std::function<void()>> waiting_ ABSL_GUARDED_BY(mutex_);
   std::vector<int> starts_ ABSL_GUARDED_BY(mutex_);
-  bool held_ ABSL_GUARDED_BY(mutex_) = false;
-  bool stuck_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ready_ ABSL_GUARDED_BY(mutex_) = true;
+  bool busy_ ABSL_GUARDED_BY(mutex_) = false;
   int mapping_count_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

@@ -19,8 +19,8 @@ constexpr size_t kHandleBytes = 64;
 // A launch takes no more, and finding out what depends on what stays cheap.
 constexpr size_t kTogetherMax = 8;
 
-// With order by the host, only the worker's own copies are waited for.
-constexpr absl::Duration kCopyWait = absl::Minutes(1);
+// For the trainer's stream, and then for the copies.
+constexpr absl::Duration kRunWait = absl::Minutes(1);
 
 // A copy takes microseconds: what is asked for each time is worth a busy core
 // for so long. Then there is a pause between two questions.
@@ -76,15 +76,13 @@ v1::GpuSession Agree(const v1::TrainerGpu& trainer, RegionStream& stream) {
                      " bytes, but a handle has ", kHandleBytes));
     return agreement;
   }
-  absl::StatusOr<std::string> done =
-      stream.OrderByEvents(trainer.ready_event());
-  if (!done.ok()) {
-    agreement.set_order_reason(CutText(done.status().message(), 256));
+  const absl::Status followed = stream.Follow(trainer.ready_event());
+  if (!followed.ok()) {
+    agreement.set_order_reason(CutText(followed.message(), 256));
     return agreement;
   }
   agreement.set_order(v1::GpuSession::EVENTS);
   agreement.set_order_reason("both processes share CUDA events");
-  agreement.set_done_event(*std::move(done));
   return agreement;
 }
 
@@ -133,12 +131,8 @@ absl::StatusOr<std::unique_ptr<RegionTable>> RegionTable::Create(
 }
 
 RegionTable::~RegionTable() {
-  absl::StatusOr<bool> idle = WaitUntilIdle(kEndWait);
-  if (idle.ok() && !*idle) {
-    const absl::Status let_go = stream_->LetGo();
-    spdlog::warn("event=trainer_event_let_go status=\"{}\"", let_go.ToString());
-    idle = WaitUntilIdle(kEndWait);
-  }
+  const absl::StatusOr<bool> idle =
+      WaitUntil([this] { return stream_->IsIdle(); }, kEndWait);
   if (idle.ok() && !*idle) {
     // To unmap what a kernel may still write to would break all sessions.
     spdlog::error("event=stream_abandoned regions={}", regions_.size());
@@ -146,18 +140,37 @@ RegionTable::~RegionTable() {
   }
 }
 
-absl::StatusOr<bool> RegionTable::WaitUntilIdle(absl::Duration timeout) const {
+absl::StatusOr<bool> RegionTable::WaitUntil(
+    const std::function<absl::StatusOr<bool>()>& holds,
+    absl::Duration timeout) {
   const absl::Time begin = absl::Now();
   while (true) {
-    ASSIGN_OR_RETURN(const bool idle, stream_->IsIdle());
+    ASSIGN_OR_RETURN(const bool held, holds());
     const absl::Duration waited = absl::Now() - begin;
-    if (idle || waited > timeout) return idle;
+    if (held || waited > timeout) return held;
     if (waited < kSpin) {
       std::this_thread::yield();
     } else {
       absl::SleepFor(kPause);
     }
   }
+}
+
+absl::Status RegionTable::Await(
+    const char* what, const std::function<absl::StatusOr<bool>()>& holds) {
+  ASSIGN_OR_RETURN(const bool held, WaitUntil(
+                                        [&]() -> absl::StatusOr<bool> {
+                                          if (ended_) return true;
+                                          return holds();
+                                        },
+                                        kRunWait));
+  if (ended_) {
+    return Error(absl::StatusCode::kNotFound, "SESSION_NOT_FOUND",
+                 "the session has ended meanwhile");
+  }
+  if (held) return absl::OkStatus();
+  return Error(absl::StatusCode::kDataLoss, "DEVICE_FAILED",
+               absl::StrCat(what, " after ", absl::FormatDuration(kRunWait)));
 }
 
 absl::StatusOr<RegionTable::Region> RegionTable::Map(
@@ -228,7 +241,8 @@ absl::Status RegionTable::Unregister(int64_t id) {
     region = found->second;
     regions_.erase(found);
   }
-  ASSIGN_OR_RETURN(const bool idle, WaitUntilIdle(kIdleWait));
+  ASSIGN_OR_RETURN(const bool idle,
+                   WaitUntil([this] { return stream_->IsIdle(); }, kIdleWait));
   if (!idle) {
     return Error(absl::StatusCode::kDeadlineExceeded, "REGION_BUSY",
                  absl::StrCat("region ", id, " is still in use after ",
@@ -240,16 +254,13 @@ absl::Status RegionTable::Unregister(int64_t id) {
 }
 
 absl::Status RegionTable::Run(const std::function<absl::Status()>& body) {
+  RETURN_IF_ERROR(Await("the trainer's stream has not got there",
+                        [this] { return stream_->IsReady(); }));
   {
     const MutexLock starting(starting_);
     RETURN_IF_ERROR(body());
   }
-  if (agreement_.order() == v1::GpuSession::EVENTS) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const bool idle, WaitUntilIdle(kCopyWait));
-  if (idle) return absl::OkStatus();
-  return Error(absl::StatusCode::kDataLoss, "DEVICE_FAILED",
-               absl::StrCat("the copies still run after ",
-                            absl::FormatDuration(kCopyWait)));
+  return Await("the copies still run", [this] { return stream_->IsIdle(); });
 }
 
 absl::StatusOr<Bytes> RegionTable::Find(const std::string& name,
@@ -274,16 +285,12 @@ absl::StatusOr<Bytes> RegionTable::Find(const std::string& name,
 }
 
 absl::Status RegionTable::Start(absl::Span<const RegionCopy> copies) {
-  RETURN_IF_ERROR(stream_->Begin());
-  absl::Status status;
-  while (!copies.empty() && status.ok()) {
+  while (!copies.empty()) {
     const size_t count = CountIndependent(copies);
-    status = stream_->Start(copies.subspan(0, count));
+    RETURN_IF_ERROR(stream_->Start(copies.subspan(0, count)));
     copies.remove_prefix(count);
   }
-  // Also after a failure: what was started before it still runs.
-  status.Update(stream_->End());
-  return status;
+  return absl::OkStatus();
 }
 
 void RegionTable::Describe(v1::SessionDescription& description) const {

@@ -4,6 +4,7 @@
 #ifndef WORKER_RPC_REGION_TABLE_H_
 #define WORKER_RPC_REGION_TABLE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -24,8 +25,7 @@ class RegionTable {
  public:
   static constexpr int kRegionsMax = 1024;
 
-  // How long the destructor waits for what runs; then for the same once more,
-  // without the trainer's event, which never comes if the trainer is dead.
+  // How long the destructor waits for what runs.
   static constexpr absl::Duration kEndWait = absl::Seconds(1);
 
   // How long Unregister() waits for the copies that use a region.
@@ -57,10 +57,17 @@ class RegionTable {
   //   DEADLINE_EXCEEDED REGION_BUSY: as of the RPC.
   absl::Status Unregister(int64_t id);
 
-  // Calls `body`, which finds regions and starts copies. What it has found
-  // stays mapped until what it has started is done. With order by the host,
-  // waits for that.
+  // Waits for the trainer's stream, if the order is by events. Calls `body`,
+  // which finds regions and starts copies; what it has found stays mapped until
+  // what it has started is done. Waits for that.
+  //
+  // Errors: of `body`, and
+  //   NOT_FOUND SESSION_NOT_FOUND: End() was called.
+  //   DATA_LOSS DEVICE_FAILED: neither comes within a minute.
   absl::Status Run(const std::function<absl::Status()>& body);
+
+  // The trainer is gone, and its stream may never get there: Run() fails.
+  void End() { ended_ = true; }
 
   // Inside of Run()'s body only.
   //
@@ -87,13 +94,20 @@ class RegionTable {
       : gpu_uuid_(std::move(gpu_uuid)), stream_(std::move(stream)) {}
 
   // False: not within `timeout`.
-  absl::StatusOr<bool> WaitUntilIdle(absl::Duration timeout) const;
+  static absl::StatusOr<bool> WaitUntil(
+      const std::function<absl::StatusOr<bool>()>& holds,
+      absl::Duration timeout);
+
+  // `what` says what is so while it does not hold.
+  absl::Status Await(const char* what,
+                     const std::function<absl::StatusOr<bool>()>& holds);
 
   absl::StatusOr<Region> Map(const v1::RegisterRegionRequest& request);
 
   const std::string gpu_uuid_;
   v1::GpuSession agreement_;              // Constant after Create().
   std::unique_ptr<RegionStream> stream_;  // Constant.
+  std::atomic<bool> ended_{false};
 
   // Held while copies are being started, and while the mappings change.
   mutable Mutex starting_;

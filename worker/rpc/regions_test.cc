@@ -64,30 +64,36 @@ TEST_F(RegionsTest, HostAndDeviceOperationsMayShareACall) {
   EXPECT_THAT(response->outputs(1).tensors(), ElementsAre("yy--xx"));
 }
 
-TEST_F(RegionsTest, WithEventsTheAnswerComesBeforeTheBytes) {
+TEST_F(RegionsTest, WithEventsTheWorkerWaitsForTheTrainersStream) {
   EXPECT_EQ(session_->gpu().order(), v1::GpuSession::EVENTS);
-  EXPECT_EQ(session_->gpu().done_event(), FakeRegionDevice::Handle("done"));
   gpu_.Hold();
-  ASSERT_THAT(Run({Operation()}), IsOk());
-  EXPECT_EQ(shard_, "..??????");
+  std::thread runs([this] { EXPECT_THAT(Run({Operation()}), IsOk()); });
+  EXPECT_THAT(client_.Describe(), IsOk());  // Others need not wait.
+  EXPECT_TRUE(gpu_.starts().empty());
   gpu_.Release();
+  runs.join();
   EXPECT_EQ(shard_, "..bb--aa");
 }
 
-TEST_F(RegionsTest, WithoutEventsTheBytesComeBeforeTheAnswer) {
+TEST_F(RegionsTest, WithoutEventsTheTrainerHasWaited) {
   v1::TrainerGpu trainer = Trainer();
   trainer.clear_ready_event();
   Open(trainer);
   EXPECT_EQ(session_->gpu().order(), v1::GpuSession::HOST);
   EXPECT_THAT(session_->gpu().order_reason(), HasSubstr("gave no event"));
   gpu_.Hold();
-  std::thread releases([this] {
-    EXPECT_TRUE(Eventually([this] { return !gpu_.starts().empty(); }));
-    gpu_.Release();
-  });
   EXPECT_THAT(Run({Operation()}), IsOk());
   EXPECT_EQ(shard_, "..bb--aa");
-  releases.join();
+}
+
+TEST_F(RegionsTest, TheAnswerComesWhenTheBytesHaveMoved) {
+  gpu_.SetBusy(true);
+  std::thread ends([this] {
+    EXPECT_TRUE(Eventually([this] { return !gpu_.starts().empty(); }));
+    gpu_.SetBusy(false);
+  });
+  EXPECT_THAT(Run({Operation()}), IsOk());
+  ends.join();
 }
 
 TEST_F(RegionsTest, EventsThatCannotBeSharedAreSaidWhy) {
@@ -142,43 +148,59 @@ TEST_F(RegionsTest, AWorkerWithoutAGpuSaysSo) {
 }
 
 TEST_F(RegionsTest, UnregisteringWaitsForWhatRuns) {
-  gpu_.Hold();
-  ASSERT_THAT(Run({Operation()}), IsOk());
-  std::thread releases([this] {
+  gpu_.SetBusy(true);
+  std::thread runs([this] { EXPECT_THAT(Run({Operation()}), IsOk()); });
+  EXPECT_TRUE(Eventually([this] { return !gpu_.starts().empty(); }));
+  std::thread ends([this] {
     // No copy finds the region from the time that it is being unregistered.
-    EXPECT_TRUE(Eventually([this] { return !Run({Operation()}).ok(); }));
+    EXPECT_TRUE(Eventually([this] {
+      return client_.Describe()->sessions(0).region_count() == 1;
+    }));
     EXPECT_EQ(gpu_.mapping_count(), 2);
-    gpu_.Release();
+    gpu_.SetBusy(false);
   });
   EXPECT_THAT(Unregister(source_id_), IsOk());
-  releases.join();
+  runs.join();
+  ends.join();
   EXPECT_EQ(gpu_.mapping_count(), 1);
   EXPECT_THAT(Run({Operation()}), StatusIs(absl::StatusCode::kInvalidArgument,
                                            HasSubstr("no such region")));
   EXPECT_THAT(Unregister(source_id_), HasReason("REGION_NOT_FOUND"));
 }
 
-TEST_F(RegionsTest, TheEndOfTheSessionUnmapsAll) {
+TEST_F(RegionsTest, TheEndOfTheSessionEndsWhatWaitsAndUnmapsAll) {
   EXPECT_EQ(gpu_.mapping_count(), 2);
   gpu_.Hold();
-  ASSERT_THAT(Run({Operation()}), IsOk());
+  std::thread waits([this, id = session_->id()] {
+    v1::RunCopiesRequest request;
+    request.set_session_id(id);
+    *request.add_operations() = Operation();
+    EXPECT_THAT(client_.RunCopies(request), HasReason("SESSION_NOT_FOUND"));
+  });
   session_ = nullptr;
   EXPECT_TRUE(Eventually([this] { return gpu_.mapping_count() == 0; }));
+  waits.join();
+  EXPECT_EQ(shard_, "..??????");
+  gpu_.Release();
   Open(Trainer());  // The worker lives.
   EXPECT_THAT(Run({Operation()}), IsOk());
 }
 
 TEST_F(RegionsTest, WhatNeverEndsIsLeftAndTheWorkerLives) {
-  gpu_.SetStuck();
-  gpu_.Hold();
-  ASSERT_THAT(Run({Operation()}), IsOk());
+  gpu_.SetBusy(true);
+  std::thread waits([this, id = session_->id()] {
+    v1::RunCopiesRequest request;
+    request.set_session_id(id);
+    *request.add_operations() = Operation();
+    EXPECT_THAT(client_.RunCopies(request), HasReason("SESSION_NOT_FOUND"));
+  });
+  EXPECT_TRUE(Eventually([this] { return !gpu_.starts().empty(); }));
   session_ = nullptr;
-  EXPECT_TRUE(
-      Eventually([this] { return client_.Describe()->session_count() == 0; }));
+  waits.join();
   EXPECT_EQ(gpu_.mapping_count(), 2);
+  gpu_.SetBusy(false);
   Open(Trainer());
   EXPECT_THAT(Run({Operation()}), IsOk());
-  gpu_.Release();
 }
 
 TEST_F(RegionsTest, ThereIsALimitToTheRegionsOfASession) {

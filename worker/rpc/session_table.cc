@@ -77,6 +77,7 @@ void SessionTable::Close(const std::string& id) {
     sessions_.erase(found);
   }
   for (const SharedMemory& segment : session->segments()) segment.Unlink();
+  if (session->regions() != nullptr) session->regions()->End();
 }
 
 absl::StatusOr<std::shared_ptr<Session>> SessionTable::Find(

@@ -62,8 +62,8 @@ class GpuSession:
 
     Comes from Worker.gpu_session(); use it in a `with`. `stream` is a
     cudaStream_t as an integer: ``torch.cuda.current_stream().cuda_stream``.
-    With order "events" nothing waits: copies come after what is in the stream,
-    and before what is put there later. Safe to use from several threads.
+    Copies come after what is in the stream, and are done when a call returns.
+    Safe to use from several threads.
 
     Attributes:
       order: "events" or "host".
