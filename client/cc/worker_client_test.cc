@@ -95,14 +95,6 @@ TEST_F(WorkerClientTest, SessionThatTheWorkerEndsIsNotOk) {
   EXPECT_THAT((*session)->status(), HasReason("SESSION_ENDED"));
 }
 
-TEST_F(WorkerClientTest, TheEndOfASessionIsTold) {
-  std::promise<void> told;
-  auto session = client_->OpenSession({}, [&told] { told.set_value(); });
-  ASSERT_THAT(session, IsOk());
-  worker_.drop_sessions = true;
-  told.get_future().wait();
-}
-
 TEST_F(WorkerClientTest, CallsThatMoveBytesAreNotRepeated) {
   EXPECT_THAT(client_->RunCopies({}), StatusIs(absl::StatusCode::kUnavailable,
                                                HasSubstr("going down")));

@@ -179,7 +179,8 @@ class CommandLineTest(unittest.TestCase):
     clique = ["explain", "clique", "a", "--coordinator", "x", "--job", "y"]
     for command, problem, path in (
         (["plam"], "'plam' is not known here: did you mean 'plan'?", ""),
-        (["plan"], "a command is required, one of shard, compose, compare",
+        (["plan"],
+         "a command is required, one of shard, compose, route, compare",
          " plan"),
         (["plan", "compare", "--lengths", "3", "--cp", "x"],
          "--cp: 'x' is not a number", " plan compare"),
