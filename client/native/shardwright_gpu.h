@@ -59,8 +59,10 @@ SW_EXPORT sw_code sw_gpu_slot_create(sw_gpu* gpu, const sw_slot_bounds* bounds,
  */
 SW_EXPORT void sw_gpu_slot_destroy(sw_gpu_slot* slot);
 
-/* Overwrites the slot, in order of `stream`; one thread at a time. Fails with
- * TABLE_TOO_LARGE, and leaves the slot as it was. */
+/* Overwrites the slot, in order of `stream`; one thread at a time. Forward,
+ * rows of the destination beyond the table's stay as they are; the adjoint
+ * zeroes all rows of the sources that the table does not name. Fails with
+ * TABLE_TOO_LARGE or SLOT_WRITE_CAPTURED, and leaves the slot as it was. */
 SW_EXPORT sw_code sw_gpu_slot_write(sw_gpu_slot* slot, const sw_plan* plan,
                                     sw_table_id table, void* stream);
 
@@ -86,7 +88,8 @@ typedef struct {
 /* Starts operations that do not depend on one another, in one launch for each
  * eight. Buffers must stay until `stream` has got there. Nothing is started on
  * failure: INVALID_TENSOR names operation, buffer and value; CAPTURE_NEEDS_SLOT
- * a table outside a slot in a stream that is being captured. */
+ * a table outside a slot in a stream that is being captured; TABLES_TOO_LARGE
+ * tables that do not fit the room for them together. */
 SW_EXPORT sw_code sw_gpu_run(sw_gpu* gpu, const sw_gpu_operation* operations,
                              int64_t operation_count, void* stream);
 

@@ -69,6 +69,13 @@ class GpuTest(unittest.TestCase):
         ):
             self.operation(sources=[FakeTensor(128, 2, contiguous=False)])
 
+    def test_a_fill_that_is_not_one_element_is_refused(self):
+        with self.assertRaisesRegex(
+            shardwright.ShardwrightError, "fill has 1 bytes, must be one bf16"
+        ):
+            self.operation(fill=b"x")
+        self.assertEqual(self.operation(fill=b"xy").fill, b"xy")
+
     def test_a_machine_without_a_gpu_says_so(self):
         try:
             shardwright.Gpu(0).close()

@@ -76,7 +76,8 @@ class CopyTable {
   }
 
   friend bool operator==(const CopyTable& a, const CopyTable& b) {
-    return a.entries() == b.entries() && a.source_rows_ == b.source_rows_ &&
+    return (a.entries_ == b.entries_ || a.entries() == b.entries()) &&
+           a.source_rows_ == b.source_rows_ &&
            a.destination_rows_ == b.destination_rows_;
   }
 

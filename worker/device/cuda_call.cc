@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
+#include "cuda.h"
 #include "proto/status/error.h"
 
 namespace shardwright {
@@ -27,6 +28,32 @@ std::string GpuUuidText(const cudaUUID_t& uuid) {
   return text;
 }
 
+namespace {
+
+// Whether the process has a context on a GPU. Asks the driver, which makes
+// none.
+bool IsInUse(int ordinal) {
+  using Function = CUresult (*)(CUdevice, unsigned int*, int*);
+  constexpr unsigned int kCudaVersion = 12000;
+  static const Function get_state = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    const cudaError_t error = cudaGetDriverEntryPointByVersion(
+        "cuDevicePrimaryCtxGetState", &function, kCudaVersion,
+        cudaEnableDefault, &found);
+    if (error != cudaSuccess) (void)cudaGetLastError();
+    return error == cudaSuccess && found == cudaDriverEntryPointSuccess
+               ? reinterpret_cast<Function>(function)
+               : nullptr;
+  }();
+  unsigned int flags = 0;
+  int active = 0;
+  return get_state == nullptr ||
+         (get_state(ordinal, &flags, &active) == CUDA_SUCCESS && active != 0);
+}
+
+}  // namespace
+
 CurrentDevice::CurrentDevice(int ordinal) {
   int current = -1;
   if (cudaGetDevice(&current) == cudaSuccess && current == ordinal) return;
@@ -35,7 +62,7 @@ CurrentDevice::CurrentDevice(int ordinal) {
 }
 
 CurrentDevice::~CurrentDevice() {
-  if (before_ >= 0) cudaSetDevice(before_);
+  if (before_ >= 0 && IsInUse(before_)) cudaSetDevice(before_);
 }
 
 }  // namespace shardwright

@@ -17,7 +17,9 @@ absl::Status CudaStatus(cudaError_t error, const char* what);
 // "GPU-8f0c…", as nvidia-smi writes it.
 std::string GpuUuidText(const cudaUUID_t& uuid);
 
-// Makes a GPU the thread's current one, and then again what was so before.
+// Makes a GPU the thread's current one, and then again what was so before; but
+// not one that the process has not used yet, because to choose it would make a
+// context of hundreds of megabytes there.
 class CurrentDevice {
  public:
   explicit CurrentDevice(int ordinal);

@@ -212,7 +212,8 @@ absl::Status CudaDevice::Run(absl::Span<const GpuCopy> copies,
   for (size_t i = 0; i < copies.size(); ++i) {
     const absl::Status fits = Check(copies[i]);
     if (!fits.ok()) {
-      return InvalidTensor(absl::StrCat("copy ", i, ": ", fits.message()));
+      return Error(fits.code(), ReasonOf(fits),
+                   absl::StrCat("copy ", i, ": ", fits.message()));
     }
     all_in_slots &= copies[i].slot != nullptr;
   }

@@ -57,7 +57,7 @@ struct GpuFacts {
 //   DATA_LOSS DEVICE_FAILED: CUDA failed; the message has its words.
 class CudaDevice : public Device {
  public:
-  // Room for tables: half a million runs of rows.
+  // Room for tables: half a million runs of rows, half of that for adjoints.
   static constexpr int64_t kTableBytes = int64_t{16} << 20;
 
   // By index among the GPUs that CUDA shows this process, or by UUID; "" is
@@ -86,6 +86,7 @@ class CudaDevice : public Device {
   //       not fit; the message names copy, buffer and value.
   //   FAILED_PRECONDITION CAPTURE_NEEDS_SLOT: `stream` is being captured, and a
   //       table is not in a slot.
+  //   RESOURCE_EXHAUSTED TABLES_TOO_LARGE: there is no room for them together.
   absl::Status Run(absl::Span<const GpuCopy> copies, cudaStream_t stream);
 
   // Device's functions run in a stream of this object.

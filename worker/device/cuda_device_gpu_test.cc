@@ -346,6 +346,56 @@ TEST_F(CudaDeviceTest, RefusesATableOutsideASlotWhileCapturing) {
   Check(cudaGraphDestroy(graph));
 }
 
+TEST_F(CudaDeviceTest, LeavesNoErrorBehindForTheCallersNextQuestion) {
+  Case one(RandomTable(1, 1, 50000, false, random_), Direction::kForward, 16, 0,
+           "", random_);
+  ASSERT_THAT(device_->Run({one.Copy()}, stream_), IsOk());
+  EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
+  Check(cudaStreamSynchronize(stream_));
+  one.ExpectSameAsHost("large");
+}
+
+// The buffers have the bounds' rows, and so more than the table names.
+TEST_F(CudaDeviceTest, AnAdjointInASlotZeroesAllRowsOfItsBounds) {
+  TableBounds bounds;
+  bounds.entry_count = 4;
+  bounds.source_rows = {10};
+  bounds.destination_rows = 3;
+  const auto slot =
+      TableSlot::Create(device_->ordinal(), bounds, Direction::kAdjoint);
+  ASSERT_THAT(slot, IsOk());
+  const CopyTable table = *CopyTable::Create({{0, 1, 0, 1, 3}}, {5}, 3);
+  ASSERT_THAT((*slot)->Write(table, stream_), IsOk());
+  Buffer source(std::string(10 * 8, kPoison), 0);
+  Buffer destination(RandomBytes(3 * 8, random_), 0);
+  GpuCopy copy;
+  copy.slot = slot->get();
+  copy.row_bytes = 8;
+  copy.sources = {source.device()};
+  copy.destination = destination.device();
+  ASSERT_THAT(device_->Run({copy}, stream_), IsOk());
+  Check(cudaStreamSynchronize(stream_));
+  source.host() = std::string(8, 0) + destination.host() + std::string(48, 0);
+  source.ExpectEqual("source");
+}
+
+TEST_F(CudaDeviceTest, RefusesToWriteASlotWhileCapturing) {
+  TableBounds bounds;
+  bounds.entry_count = 1;
+  bounds.source_rows = {5};
+  bounds.destination_rows = 3;
+  const auto slot =
+      TableSlot::Create(device_->ordinal(), bounds, Direction::kForward);
+  ASSERT_THAT(slot, IsOk());
+  Check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeGlobal));
+  EXPECT_THAT(
+      (*slot)->Write(*CopyTable::Create({{0, 1, 0, 1, 3}}, {5}, 3), stream_),
+      HasReason("SLOT_WRITE_CAPTURED"));
+  cudaGraph_t graph = nullptr;
+  Check(cudaStreamEndCapture(stream_, &graph));
+  Check(cudaGraphDestroy(graph));
+}
+
 TEST_F(CudaDeviceTest, RefusesATableBeyondASlotsBounds) {
   TableBounds bounds;
   bounds.entry_count = 2;

@@ -30,7 +30,8 @@ struct RegionCopy {
 };
 
 // A stream of the GPU, and another process's memory mapped for it. Handles are
-// the 64 bytes of CUDA's, and secrets. One thread at a time, but for IsIdle().
+// the 64 bytes of CUDA's, and secrets. One thread at a time, but for IsReady()
+// and IsIdle().
 //
 // Errors of all functions, besides those named:
 //   DATA_LOSS DEVICE_FAILED: the GPU failed; the message has its words.

@@ -20,9 +20,10 @@ int64_t RoundUp(int64_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-int64_t BytesMax(int64_t entry_count, size_t source_count) {
-  return RoundUp(
-      MoveTableBytesMax(entry_count, static_cast<int64_t>(source_count)));
+int64_t BytesMax(int64_t entry_count, size_t source_count,
+                 Direction direction) {
+  return RoundUp(MoveTableBytesMax(
+      entry_count, static_cast<int64_t>(source_count), direction));
 }
 
 absl::Status CheckBounds(const TableBounds& bounds) {
@@ -92,7 +93,8 @@ TableSlot::TableSlot(int ordinal, TableBounds bounds, Direction direction)
     : ordinal_(ordinal),
       bounds_(std::move(bounds)),
       direction_(direction),
-      bytes_(BytesMax(bounds_.entry_count, bounds_.source_rows.size())) {}
+      bytes_(BytesMax(bounds_.entry_count, bounds_.source_rows.size(),
+                      direction)) {}
 
 absl::Status TableSlot::Allocate() {
   const CurrentDevice current(ordinal_);
@@ -100,6 +102,9 @@ absl::Status TableSlot::Allocate() {
       CudaStatus(cudaMalloc(&device_, bytes_), "allocating a table's slot"));
   // A header of zeros is an empty table.
   RETURN_IF_ERROR(CudaStatus(cudaMemset(device_, 0, sizeof(MoveTableHeader)),
+                             "clearing a table's slot"));
+  // Not in order with other streams, one of which may write to it next.
+  RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(cudaStreamLegacy),
                              "clearing a table's slot"));
   RETURN_IF_ERROR(CudaStatus(cudaMallocHost(&staging_, kWrites * bytes_),
                              "allocating pinned memory for a table's slot"));
@@ -121,11 +126,28 @@ TableSlot::~TableSlot() {
 absl::Status TableSlot::Write(const CopyTable& table, cudaStream_t stream) {
   RETURN_IF_ERROR(CheckFits(table, bounds_));
   const CurrentDevice current(ordinal_);
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  RETURN_IF_ERROR(CudaStatus(cudaStreamIsCapturing(stream, &capture),
+                             "asking whether a stream is captured"));
+  if (capture != cudaStreamCaptureStatusNone) {
+    return Error(absl::StatusCode::kFailedPrecondition, "SLOT_WRITE_CAPTURED",
+                 "the stream is being captured: a slot is written between "
+                 "replays, not by them");
+  }
   const int write = next_;
   RETURN_IF_ERROR(CudaStatus(cudaEventSynchronize(read_[write]),
                              "waiting for an earlier table of a slot"));
   char* const staging = staging_ + write * bytes_;
-  const int64_t bytes = WriteMoveTable(table, direction_, staging);
+  int64_t bytes = 0;
+  if (direction_ == Direction::kForward) {
+    bytes = WriteMoveTable(table, direction_, staging);
+  } else {
+    // The sources' buffers have the bounds' rows: all that none names are zero.
+    ASSIGN_OR_RETURN(const CopyTable whole,
+                     CopyTable::Create(table.entries(), bounds_.source_rows,
+                                       table.destination_rows()));
+    bytes = WriteMoveTable(whole, direction_, staging);
+  }
   RETURN_IF_ERROR(CudaStatus(
       cudaMemcpyAsync(device_, staging, bytes, cudaMemcpyHostToDevice, stream),
       "writing a table into its slot"));
@@ -178,7 +200,7 @@ absl::StatusOr<ResidentTable*> TableCache::Load(const CopyTable& table,
     return known->second;
   }
   const int64_t bytes =
-      BytesMax(table.entries().size(), table.source_rows().size());
+      BytesMax(table.entries().size(), table.source_rows().size(), direction);
   ASSIGN_OR_RETURN(const int64_t begin, MakeRoom(bytes));
   auto resident = std::make_unique<ResidentTable>();
   resident->table = table;
@@ -268,20 +290,21 @@ absl::Status TableCache::BeginUse(ResidentTable& table, cudaStream_t stream) {
     const cudaError_t arrival = cudaEventQuery(table.arrival);
     table.arrived = arrival == cudaSuccess;
     if (arrival == cudaErrorNotReady) {
+      (void)cudaGetLastError();  // The caller's next question is not for it.
       RETURN_IF_ERROR(CudaStatus(cudaStreamWaitEvent(stream, table.arrival, 0),
                                  "waiting for a table"));
     } else {
       RETURN_IF_ERROR(CudaStatus(arrival, "asking whether a table is there"));
     }
   }
-  if (!table.used || table.last_stream == stream) return absl::OkStatus();
+  // Equal handles are not always one stream, so this is never passed over.
+  if (!table.used) return absl::OkStatus();
   return CudaStatus(cudaStreamWaitEvent(stream, table.last_use, 0),
-                    "waiting for the use of a table in another stream");
+                    "waiting for an earlier use of a table");
 }
 
 absl::Status TableCache::EndUse(ResidentTable& table, cudaStream_t stream) {
   table.used = true;
-  table.last_stream = stream;
   return CudaStatus(cudaEventRecord(table.last_use, stream),
                     "recording the use of a table");
 }

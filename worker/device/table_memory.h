@@ -44,9 +44,12 @@ class TableSlot {
   ~TableSlot();  // Waits for what Write() has started.
 
   // Overwrites the slot in order of `stream`. Waits only if the kWrites last
-  // writes have not been carried out yet.
+  // writes have not been carried out yet. Forward, rows of the destination
+  // beyond the table's stay as they are; the adjoint zeroes all rows of the
+  // sources, as the bounds have them, that no entry names.
   //
   // Errors:
+  //   FAILED_PRECONDITION SLOT_WRITE_CAPTURED: `stream` is being captured.
   //   INVALID_ARGUMENT TABLE_TOO_LARGE: beyond the bounds; the message names
   //       which. The slot is as it was.
   absl::Status Write(const CopyTable& table, cudaStream_t stream);
@@ -83,7 +86,6 @@ struct ResidentTable {
   bool arrived = false;  // Known to be there.
   cudaEvent_t arrival = nullptr;
   cudaEvent_t last_use = nullptr;
-  cudaStream_t last_stream = nullptr;
   bool used = false;
 };
 

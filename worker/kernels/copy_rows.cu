@@ -297,7 +297,14 @@ cudaError_t PrepareCopyRows(int ordinal, CopyRowsDevice* device) {
                                    cudaDevAttrMultiProcessorCount, ordinal);
   }
   device->ordinal = ordinal;
-  device->bulk_copies = major >= 9;
+  int shared_bytes = 0;
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(
+        &shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal);
+  }
+  // Some have the engine, but no room for the rings.
+  device->bulk_copies =
+      major >= 9 && shared_bytes >= kBulkWarps * static_cast<int>(sizeof(Ring));
   if (error == cudaSuccess && device->bulk_copies) {
     error = cudaFuncSetAttribute(CopyRowsInBulk,
                                  cudaFuncAttributeMaxDynamicSharedMemorySize,

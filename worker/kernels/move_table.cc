@@ -54,10 +54,13 @@ void AddZeroRows(const CopyTable& table, Moves& moves) {
 
 }  // namespace
 
-int64_t MoveTableBytesMax(int64_t entry_count, int64_t source_count) {
+int64_t MoveTableBytesMax(int64_t entry_count, int64_t source_count,
+                          Direction direction) {
   // The adjoint has at most one run of other rows before each entry and one at
-  // the end of each source.
-  const int64_t moves = 2 * entry_count + source_count + 1;
+  // the end of each source. Both have one move behind the last.
+  const int64_t moves = direction == Direction::kForward
+                            ? entry_count + 1
+                            : 2 * entry_count + source_count + 1;
   return static_cast<int64_t>(sizeof(MoveTableHeader)) +
          moves * static_cast<int64_t>(sizeof(RowMove));
 }

@@ -11,8 +11,9 @@
 namespace shardwright {
 
 // Bytes that WriteMoveTable() needs at most for a table of that many entries
-// and sources, in either direction.
-int64_t MoveTableBytesMax(int64_t entry_count, int64_t source_count);
+// and sources.
+int64_t MoveTableBytesMax(int64_t entry_count, int64_t source_count,
+                          Direction direction);
 
 // Writes header and moves of `table` to `bytes`, which is aligned to 32 bytes
 // and large enough, and returns how many bytes they are. Buffer k is source k;

@@ -19,8 +19,9 @@ constexpr size_t kHandleBytes = 64;
 // A launch takes no more, and finding out what depends on what stays cheap.
 constexpr size_t kTogetherMax = 8;
 
-// For the trainer's stream, and then for the copies.
-constexpr absl::Duration kRunWait = absl::Minutes(1);
+// For the trainer's stream, and then for the copies. Together less than what
+// clients wait for an answer.
+constexpr absl::Duration kRunWait = absl::Seconds(25);
 
 // A copy takes microseconds: what is asked for each time is worth a busy core
 // for so long. Then there is a pause between two questions.
@@ -156,11 +157,12 @@ absl::StatusOr<bool> RegionTable::WaitUntil(
   }
 }
 
-absl::Status RegionTable::Await(
-    const char* what, const std::function<absl::StatusOr<bool>()>& holds) {
+absl::StatusOr<bool> RegionTable::Await(
+    const std::function<absl::StatusOr<bool>()>& holds,
+    const std::function<bool()>& given_up) {
   ASSIGN_OR_RETURN(const bool held, WaitUntil(
                                         [&]() -> absl::StatusOr<bool> {
-                                          if (ended_) return true;
+                                          if (ended_ || given_up()) return true;
                                           return holds();
                                         },
                                         kRunWait));
@@ -168,9 +170,11 @@ absl::Status RegionTable::Await(
     return Error(absl::StatusCode::kNotFound, "SESSION_NOT_FOUND",
                  "the session has ended meanwhile");
   }
-  if (held) return absl::OkStatus();
-  return Error(absl::StatusCode::kDataLoss, "DEVICE_FAILED",
-               absl::StrCat(what, " after ", absl::FormatDuration(kRunWait)));
+  if (given_up()) {
+    return Error(absl::StatusCode::kCancelled, "CLIENT_GONE",
+                 "the caller has given up");
+  }
+  return held;
 }
 
 absl::StatusOr<RegionTable::Region> RegionTable::Map(
@@ -253,14 +257,30 @@ absl::Status RegionTable::Unregister(int64_t id) {
   return stream_->Unmap(region.mapping);
 }
 
-absl::Status RegionTable::Run(const std::function<absl::Status()>& body) {
-  RETURN_IF_ERROR(Await("the trainer's stream has not got there",
-                        [this] { return stream_->IsReady(); }));
+absl::Status RegionTable::Run(const std::function<absl::Status()>& body,
+                              const std::function<bool()>& given_up) {
+  ASSIGN_OR_RETURN(const bool ready,
+                   Await([this] { return stream_->IsReady(); }, given_up));
+  if (!ready) {
+    return Error(
+        absl::StatusCode::kDeadlineExceeded, "STREAM_NOT_READY",
+        absl::StrCat("the trainer's stream has not got there after ",
+                     absl::FormatDuration(kRunWait), "; nothing was started"));
+  }
+  absl::Status status;
   {
     const MutexLock starting(starting_);
-    RETURN_IF_ERROR(body());
+    status = body();
   }
-  return Await("the copies still run", [this] { return stream_->IsIdle(); });
+  // Also after a failure: what was started before it still runs.
+  ASSIGN_OR_RETURN(const bool idle,
+                   Await([this] { return stream_->IsIdle(); }, given_up));
+  if (!idle && status.ok()) {
+    return Error(absl::StatusCode::kDataLoss, "DEVICE_FAILED",
+                 absl::StrCat("the copies still run after ",
+                              absl::FormatDuration(kRunWait)));
+  }
+  return status;
 }
 
 absl::StatusOr<Bytes> RegionTable::Find(const std::string& name,

@@ -63,8 +63,12 @@ class RegionTable {
   //
   // Errors: of `body`, and
   //   NOT_FOUND SESSION_NOT_FOUND: End() was called.
-  //   DATA_LOSS DEVICE_FAILED: neither comes within a minute.
-  absl::Status Run(const std::function<absl::Status()>& body);
+  //   CANCELLED CLIENT_GONE: `given_up` says so.
+  //   DEADLINE_EXCEEDED STREAM_NOT_READY: nothing was started.
+  //   DATA_LOSS DEVICE_FAILED: the copies do not end.
+  absl::Status Run(
+      const std::function<absl::Status()>& body,
+      const std::function<bool()>& given_up = [] { return false; });
 
   // The trainer is gone, and its stream may never get there: Run() fails.
   void End() { ended_ = true; }
@@ -98,9 +102,9 @@ class RegionTable {
       const std::function<absl::StatusOr<bool>()>& holds,
       absl::Duration timeout);
 
-  // `what` says what is so while it does not hold.
-  absl::Status Await(const char* what,
-                     const std::function<absl::StatusOr<bool>()>& holds);
+  // The same for kRunWait, unless the caller or the session has ended.
+  absl::StatusOr<bool> Await(const std::function<absl::StatusOr<bool>()>& holds,
+                             const std::function<bool()>& given_up);
 
   absl::StatusOr<Region> Map(const v1::RegisterRegionRequest& request);
 

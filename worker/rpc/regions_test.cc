@@ -4,6 +4,7 @@
 
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -184,6 +185,21 @@ TEST_F(RegionsTest, TheEndOfTheSessionEndsWhatWaitsAndUnmapsAll) {
   gpu_.Release();
   Open(Trainer());  // The worker lives.
   EXPECT_THAT(Run({Operation()}), IsOk());
+}
+
+TEST_F(RegionsTest, WhoWaitsForAStreamKeepsNobodyFromHostCopies) {
+  gpu_.Hold();
+  std::vector<std::thread> waits;
+  for (int i = 0; i < 4; ++i) {
+    waits.emplace_back([this] { EXPECT_THAT(Run({Operation()}), IsOk()); });
+  }
+  v1::CopyOperation inlined = Operation();
+  inlined.mutable_sources(0)->set_inline_data("xxyyzz");
+  inlined.mutable_destination()->set_inline_data("??????");
+  EXPECT_THAT(Run({inlined}), IsOk());
+  EXPECT_TRUE(gpu_.starts().empty());
+  gpu_.Release();
+  for (std::thread& thread : waits) thread.join();
 }
 
 TEST_F(RegionsTest, WhatNeverEndsIsLeftAndTheWorkerLives) {

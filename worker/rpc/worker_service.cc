@@ -115,6 +115,7 @@ WorkerService::WorkerService(Device& device, const CliqueTable& cliques,
       describe_(std::move(describe)),
       sessions_(gpu),
       copies_(kCopyThreads),
+      regions_(kRegionThreads),
       gathers_(kGatherThreads),
       endings_(kEndingThreads) {}
 
@@ -168,9 +169,12 @@ grpc::ServerUnaryReactor* WorkerService::UnregisterRegion(
 grpc::ServerUnaryReactor* WorkerService::RunCopies(
     grpc::CallbackServerContext* context, const v1::RunCopiesRequest* request,
     v1::RunCopiesResponse* response) {
-  return AnswerFrom(copies_, context, [this, request, response] {
-    return Run(*request, *response);
-  });
+  const bool uses_regions = std::any_of(
+      request->operations().begin(), request->operations().end(), UsesRegions);
+  return AnswerFrom(uses_regions ? regions_ : copies_, context,
+                    [this, context, request, response] {
+                      return Run(*context, *request, *response);
+                    });
 }
 
 grpc::ServerUnaryReactor* WorkerService::GatherShards(
@@ -212,7 +216,8 @@ absl::StatusOr<CopyOperation> WorkerService::OperationOf(
                                CopyOutputs::kSources);
 }
 
-absl::Status WorkerService::Run(const v1::RunCopiesRequest& request,
+absl::Status WorkerService::Run(const grpc::CallbackServerContext& context,
+                                const v1::RunCopiesRequest& request,
                                 v1::RunCopiesResponse& response) {
   ASSIGN_OR_RETURN(const std::shared_ptr<Session> session,
                    SessionOf(request.session_id()));
@@ -220,7 +225,8 @@ absl::Status WorkerService::Run(const v1::RunCopiesRequest& request,
       request.operations().begin(), request.operations().end(), UsesRegions);
   const auto run = [&] { return RunOperations(request, session, response); };
   if (uses_regions && session != nullptr && session->regions() != nullptr) {
-    return session->regions()->Run(run);
+    return session->regions()->Run(
+        run, [&context] { return context.IsCancelled(); });
   }
   return run();
 }

@@ -25,9 +25,10 @@ namespace shardwright {
 
 class WorkerService final : public v1::WorkerService::CallbackService {
  public:
-  // Copies keep this many threads busy at most; gatherings, which wait for
-  // other workers, have their own.
+  // Copies of host memory keep this many threads busy at most; what waits for a
+  // GPU, and gatherings, which wait for other workers, have their own.
   static constexpr int kCopyThreads = 2;
+  static constexpr int kRegionThreads = 8;
   static constexpr int kGatherThreads = 8;
   static constexpr int kEndingThreads = 2;
 
@@ -65,7 +66,8 @@ class WorkerService final : public v1::WorkerService::CallbackService {
       v1::GatherShardsResponse* response) override;
 
  private:
-  absl::Status Run(const v1::RunCopiesRequest& request,
+  absl::Status Run(const grpc::CallbackServerContext& context,
+                   const v1::RunCopiesRequest& request,
                    v1::RunCopiesResponse& response);
   absl::Status Gather(const v1::GatherShardsRequest& request,
                       absl::Time deadline, v1::GatherShardsResponse& response);
@@ -87,6 +89,7 @@ class WorkerService final : public v1::WorkerService::CallbackService {
   SessionTable sessions_;
   std::atomic<int64_t> copied_bytes_{0};
   WorkQueue copies_;
+  WorkQueue regions_;
   WorkQueue gathers_;
   WorkQueue endings_;  // Of sessions and regions: these wait for a GPU.
 };

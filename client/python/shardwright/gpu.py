@@ -63,7 +63,31 @@ def _buffer(name: str, tensor: Any | None) -> _library.Buffer:
     )
 
 
+_ELEMENT_BYTES = {
+    "fp8": 1,
+    "bf16": 2,
+    "fp16": 2,
+    "fp32": 4,
+    "int32": 4,
+    "int64": 8,
+    "bool": 1,
+}
+
+
+def _check_fill(operation: Operation) -> None:
+    # The library reads one element; what it says of other types is better.
+    size = _ELEMENT_BYTES.get(operation.dtype)
+    if operation.fill is None or size in (None, len(operation.fill)):
+        return
+    raise invalid(
+        "INVALID_TENSOR",
+        f"fill has {len(operation.fill)} bytes, must be one {operation.dtype} "
+        f"of {size}",
+    )
+
+
 def _operation(operation: Operation) -> _library.GpuOperation:
+    _check_fill(operation)
     sources = operation.sources
     out = _library.GpuOperation()
     if isinstance(operation.plan, Slot):

@@ -211,15 +211,11 @@ class GpuSession:
         )
 
     def check(self) -> None:
-        """Raises if the worker has ended the session.
-
-        Then what was started in it may not have been done: check after waiting
-        for the stream.
-        """
+        """Raises if the worker has ended the session."""
         _library.library().sw_session_check(self._handle.value)
 
     def close(self) -> None:
-        """Ends the session, when what it has started is done."""
+        """Ends the session; a call of another thread's fails."""
         self._regions.clear()
         self._handle.close()
 
