@@ -1,9 +1,9 @@
 """Counts the test cases of one `bazel test` run.
 
 Usage: count_tests.py FILE [FUZZED], the run's --build_event_json_file and what
-tests/fuzz.sh wrote. Prints one line for each target that did not pass, then
-"N passed, N failed, N skipped"; exits with 1 unless at least one case passed
-and none failed.
+tests/fuzz.sh wrote. Prints one line for each target that did not pass or was
+passed over, then "N passed, N failed, N skipped"; exits with 1 unless at least
+one case passed and none failed.
 
 A gtest case is a case, and so is a unittest method. A test that counts nothing
 itself is one case, and so are a target that could not be built and one that was
@@ -82,6 +82,11 @@ def _count_run(result):
 def count(events):
     """(passed, failed, skipped, problems) of a list of build events."""
     runs, problems = {}, []
+    tests = {
+        event["id"]["targetConfigured"]["label"]
+        for event in events if "_test rule" in event.get(
+            "configured", {}).get("targetKind", "")
+    }
     for event in events:
         event_id = event["id"]
         if "testResult" in event_id:
@@ -101,7 +106,11 @@ def count(events):
             problems.append("%s: %s" % (label, result["status"].lower()))
     for event in events:
         label = event["id"].get("targetCompleted", {}).get("label")
-        if label and not event.get("completed", {}).get("success"):
+        if event.get("aborted", {}).get("reason") == "SKIPPED":
+            if label in tests:  # Needs what this machine has not: CUDA.
+                skipped += 1
+                problems.append("%s: skipped, not for this machine" % label)
+        elif label and not event.get("completed", {}).get("success"):
             failed += 1
             problems.append("%s: not built" % label)
         if event["id"].get("pattern") and "aborted" in event:

@@ -79,6 +79,18 @@ class CountTest(unittest.TestCase):
                 "completed": {"success": True}}
         self.assertEqual(self.count(fine), (0, 0, 0))
 
+    def test_a_test_that_is_not_for_this_machine_is_skipped(self):
+        def passed_over(label, kind):
+            return [{"id": {"targetConfigured": {"label": label}},
+                     "configured": {"targetKind": kind}},
+                    {"id": {"targetCompleted": {"label": label}},
+                     "aborted": {"reason": "SKIPPED"}}]
+
+        self.assertEqual(
+            self.count(self.run_of("PASSED"),
+                       *passed_over("//:gpu_test", "cc_test rule"),
+                       *passed_over("//:gpu", "cc_library rule")), (1, 0, 1))
+
     def test_a_test_that_an_interruption_kept_from_running_is_a_failure(self):
         cut_off = {"id": {"testResult": {"label": "//:c"}},
                    "aborted": {"reason": "USER_INTERRUPTED"}}

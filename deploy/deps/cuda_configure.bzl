@@ -17,6 +17,15 @@ load(":defs.bzl", "REQUIRES_CUDA")
 
 package(default_visibility = ["//visibility:public"])
 
+# No platform has it, so what asks for it is passed over. (Debian's package of
+# platforms has no such target.)
+constraint_setting(name = "never")
+
+constraint_value(
+    name = "incompatible",
+    constraint_setting = ":never",
+)
+
 cc_library(
     name = "runtime",
     hdrs = glob(
@@ -67,7 +76,7 @@ HAS_CUDA = bool(CUDA_HOME)
 REQUIRES_CUDA = %s
 """ % (
         home or "",
-        "[]" if home else '["@platforms//:incompatible"]',
+        "[]" if home else '["@cuda//:incompatible"]',
     ))
     ctx.file("BUILD.bazel", _BUILD % (home or "/usr/local/cuda"))
 
