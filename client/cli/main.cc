@@ -1,5 +1,6 @@
 // shardctl: layouts and plans on the command line.
 
+#include <malloc.h>
 #include <unistd.h>
 
 #include <iostream>
@@ -67,6 +68,9 @@ void AddCompletionCommand(CLI::App& app, const Console& console,
 }
 
 int Main(int argc, char** argv) {
+  // Between connect() and looking at errno, gRPC 1.51 allocates; a new arena
+  // counts the processors, and errno is another one where there is no /sys.
+  mallopt(M_ARENA_MAX, 1);
   Console console = {std::cout, std::cerr, Terminal::Detect(STDOUT_FILENO)};
   Outcome outcome;
   OutputFormat version_format = OutputFormat::kTable;
