@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "nvtx3/nvToolsExt.h"
@@ -127,6 +128,16 @@ absl::Status CheckFill(const GpuCopy& copy) {
                    copy.row_bytes));
 }
 
+absl::Status CheckNotCapturing(cudaStream_t stream) {
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  RETURN_IF_ERROR(CudaStatus(cudaStreamIsCapturing(stream, &capture),
+                             "asking whether a stream is captured"));
+  if (capture == cudaStreamCaptureStatusNone) return absl::OkStatus();
+  return Error(absl::StatusCode::kFailedPrecondition, "CAPTURE_NEEDS_SLOT",
+               "the stream is being captured: a graph reads its tables anew "
+               "at each replay, so each has to be in a slot");
+}
+
 // 16, or the most that divides the row's size and all addresses.
 int32_t AlignmentOf(const RowCopyArguments& arguments) {
   uint64_t bits = static_cast<uint64_t>(arguments.row_bytes) | 16;
@@ -218,38 +229,31 @@ absl::Status CudaDevice::Run(absl::Span<const GpuCopy> copies,
     all_in_slots &= copies[i].slot != nullptr;
   }
   const CurrentDevice current(ordinal());
-  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-  RETURN_IF_ERROR(CudaStatus(cudaStreamIsCapturing(stream, &capture),
-                             "asking whether a stream is captured"));
-  if (capture != cudaStreamCaptureStatusNone && !all_in_slots) {
-    return Error(absl::StatusCode::kFailedPrecondition, "CAPTURE_NEEDS_SLOT",
-                 "the stream is being captured: a graph reads its tables anew "
-                 "at each replay, so each has to be in a slot");
-  }
+  if (!all_in_slots) RETURN_IF_ERROR(CheckNotCapturing(stream));
   const MutexLock lock(mutex_);
-  std::vector<ResidentTable*> resident(copies.size(), nullptr);
+  absl::InlinedVector<ResidentTable*, kCopiesPerLaunchMax> resident;
   absl::Status status;
   for (size_t i = 0; i < copies.size() && status.ok(); ++i) {
     if (copies[i].slot != nullptr) continue;
     const absl::StatusOr<ResidentTable*> loaded =
         tables_->Load(*copies[i].table, copies[i].direction);
     status = loaded.status();
-    if (loaded.ok()) resident[i] = *loaded;
+    if (loaded.ok()) resident.push_back(*loaded);
   }
-  if (status.ok()) status = Launch(copies, resident, stream);
-  for (ResidentTable* table : resident) {
-    if (table != nullptr) TableCache::Unpin(*table);
+  const auto launch = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return Launch(copies, resident, stream);
+  };
+  if (status.ok()) {
+    status = all_in_slots ? launch() : tables_->Use(resident, stream, launch);
   }
+  for (ResidentTable* table : resident) TableCache::Unpin(*table);
   return status;
 }
 
 absl::Status CudaDevice::Launch(absl::Span<const GpuCopy> copies,
                                 absl::Span<ResidentTable* const> resident,
                                 cudaStream_t stream) {
-  for (ResidentTable* table : resident) {
-    if (table == nullptr) continue;
-    RETURN_IF_ERROR(tables_->BeginUse(*table, stream));
-  }
+  auto next_resident = resident.begin();
   RowCopyArguments arguments[kCopiesPerLaunchMax];
   for (size_t first = 0; first < copies.size(); first += kCopiesPerLaunchMax) {
     const size_t count =
@@ -258,16 +262,12 @@ absl::Status CudaDevice::Launch(absl::Span<const GpuCopy> copies,
       const GpuCopy& copy = copies[first + i];
       arguments[i] =
           ArgumentsOf(copy, copy.slot != nullptr ? copy.slot->table()
-                                                 : resident[first + i]->device);
+                                                 : (*next_resident++)->device);
       copied_bytes_ += WrittenBytes(copy);
     }
     RETURN_IF_ERROR(CudaStatus(
         LaunchCopyRows(kernels_, arguments, static_cast<int>(count), stream),
         "starting a copy"));
-  }
-  for (ResidentTable* table : resident) {
-    if (table == nullptr) continue;
-    RETURN_IF_ERROR(tables_->EndUse(*table, stream));
   }
   return absl::OkStatus();
 }
@@ -277,10 +277,11 @@ absl::Status CudaDevice::Check(const GpuCopy& copy) const {
   if (copy.slot != nullptr) {
     RETURN_IF_ERROR(CheckSlotSizes(copy));
   } else {
-    RETURN_IF_ERROR(CheckCopies(
-        *copy.table, copy.row_bytes,
-        std::vector<ConstBytes>(copy.sources.begin(), copy.sources.end()),
-        copy.destination, copy.fill_value, copy.direction));
+    RETURN_IF_ERROR(CheckCopies(*copy.table, copy.row_bytes,
+                                absl::InlinedVector<ConstBytes, 4>(
+                                    copy.sources.begin(), copy.sources.end()),
+                                copy.destination, copy.fill_value,
+                                copy.direction));
   }
   if (copy.element_bytes < 1 || copy.row_bytes % copy.element_bytes != 0) {
     return InvalidTensor(absl::StrCat("row_bytes ", copy.row_bytes,

@@ -114,8 +114,8 @@ class CudaDevice : public Device {
   absl::Status Check(const GpuCopy& copy) const;
   absl::Status CheckBuffer(const std::string& name, ConstBytes buffer,
                            int64_t element_bytes) const;
-  // The tables of `copies` are loaded and pinned: `resident` has one for each,
-  // or null for those in slots.
+  // The tables of `copies` are loaded and pinned: `resident` has those that are
+  // not in slots, in order.
   absl::Status Launch(absl::Span<const GpuCopy> copies,
                       absl::Span<ResidentTable* const> resident,
                       cudaStream_t stream)

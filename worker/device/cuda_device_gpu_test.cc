@@ -248,21 +248,29 @@ TEST_F(CudaDeviceTest, FindsItsWayInATableOfManyRuns) {
   }
 }
 
+// Each launch has a table twice and the one of the launch before, which was in
+// another stream.
 TEST_F(CudaDeviceTest, GivesNoPlaceOfATableAwayThatAKernelStillReads) {
   device_.reset();
   Open(64 << 10);  // Room for few of the tables below.
+  std::vector<CopyTable> tables;
   std::vector<std::unique_ptr<Case>> cases;
   for (int i = 0; i < 60; ++i) {
-    cases.push_back(
-        std::make_unique<Case>(RandomTable(1, 1, 200 + 7 * i, true, random_),
-                               Direction::kForward, 8192, 0, "", random_));
+    tables.push_back(RandomTable(1, 1, 200 + 7 * i, true, random_));
+    std::vector<GpuCopy> copies;
+    for (const CopyTable& table :
+         {tables.back(), tables.back(), tables[std::max(i - 1, 0)]}) {
+      cases.push_back(std::make_unique<Case>(table, Direction::kForward, 4096,
+                                             0, "", random_));
+      copies.push_back(cases.back()->Copy());
+    }
+    ASSERT_THAT(
+        device_->Run(copies, i % 2 == 0 ? stream_ : cudaStreamPerThread),
+        IsOk());
   }
-  for (const auto& one : cases) {
-    ASSERT_THAT(device_->Run({one->Copy()}, stream_), IsOk());
-  }
-  Check(cudaStreamSynchronize(stream_));
+  Check(cudaDeviceSynchronize());
   for (size_t i = 0; i < cases.size(); ++i) {
-    cases[i]->ExpectSameAsHost(absl::StrCat("table ", i));
+    cases[i]->ExpectSameAsHost(absl::StrCat("copy ", i));
   }
 }
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <string>
-#include <tuple>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "cuda_runtime.h"
@@ -175,15 +175,12 @@ absl::Status TableCache::Allocate() {
 
 TableCache::~TableCache() {
   const CurrentDevice current(ordinal_);
-  for (const auto& table : tables_) {
-    spare_events_.emplace_back(table->arrival, table->last_use);
-  }
-  for (const auto& [arrival, last_use] : spare_events_) {
-    for (const cudaEvent_t event : {arrival, last_use}) {
-      if (event == nullptr) continue;
-      cudaEventSynchronize(event);
-      cudaEventDestroy(event);
-    }
+  std::vector<cudaEvent_t> events = std::move(spare_arrivals_);
+  for (const auto& table : tables_) events.push_back(table->arrival);
+  for (const auto& use : uses_) events.push_back(use->done);
+  for (const cudaEvent_t event : events) {
+    cudaEventSynchronize(event);
+    cudaEventDestroy(event);
   }
   if (uploads_ != nullptr) cudaStreamDestroy(uploads_);
   cudaFree(device_);
@@ -208,12 +205,11 @@ absl::StatusOr<ResidentTable*> TableCache::Load(const CopyTable& table,
   resident->begin = begin;
   resident->bytes = bytes;
   resident->pinned = true;
-  if (spare_events_.empty()) {
+  if (spare_arrivals_.empty()) {
     RETURN_IF_ERROR(NewEvent(resident->arrival));
-    RETURN_IF_ERROR(NewEvent(resident->last_use));
   } else {
-    std::tie(resident->arrival, resident->last_use) = spare_events_.back();
-    spare_events_.pop_back();
+    resident->arrival = spare_arrivals_.back();
+    spare_arrivals_.pop_back();
   }
   RETURN_IF_ERROR(Upload(*resident));
   by_key_[key] = resident.get();
@@ -259,15 +255,16 @@ absl::Status TableCache::Evict() {
     RETURN_IF_ERROR(CudaStatus(cudaEventSynchronize(oldest.arrival),
                                "waiting for an earlier table"));
   }
-  if (oldest.used) {
+  if (oldest.last_use != nullptr) {
     RETURN_IF_ERROR(
-        CudaStatus(cudaStreamWaitEvent(uploads_, oldest.last_use, 0),
+        CudaStatus(cudaStreamWaitEvent(uploads_, oldest.last_use->done, 0),
                    "waiting for the last use of a table"));
+    Forget(oldest.last_use);
   }
   const auto known =
       by_key_.find({oldest.table.entries().data(), oldest.direction});
   if (known != by_key_.end() && known->second == &oldest) by_key_.erase(known);
-  spare_events_.emplace_back(oldest.arrival, oldest.last_use);
+  spare_arrivals_.push_back(oldest.arrival);
   tables_.pop_front();
   return absl::OkStatus();
 }
@@ -285,7 +282,24 @@ absl::Status TableCache::Upload(ResidentTable& table) {
                     "recording that a table was uploaded");
 }
 
-absl::Status TableCache::BeginUse(ResidentTable& table, cudaStream_t stream) {
+absl::StatusOr<TableUse*> TableCache::NewUse() {
+  if (spare_uses_.empty()) {
+    auto use = std::make_unique<TableUse>();
+    RETURN_IF_ERROR(NewEvent(use->done));
+    spare_uses_.push_back(use.get());
+    uses_.push_back(std::move(use));
+  }
+  TableUse* const use = spare_uses_.back();
+  spare_uses_.pop_back();
+  return use;
+}
+
+void TableCache::Forget(TableUse* use) {
+  if (--use->table_count == 0) spare_uses_.push_back(use);
+}
+
+absl::Status TableCache::WaitFor(ResidentTable& table, const TableUse& use,
+                                 cudaStream_t stream) {
   if (!table.arrived) {
     const cudaError_t arrival = cudaEventQuery(table.arrival);
     table.arrived = arrival == cudaSuccess;
@@ -297,16 +311,40 @@ absl::Status TableCache::BeginUse(ResidentTable& table, cudaStream_t stream) {
       RETURN_IF_ERROR(CudaStatus(arrival, "asking whether a table is there"));
     }
   }
-  // Equal handles are not always one stream, so this is never passed over.
-  if (!table.used) return absl::OkStatus();
-  return CudaStatus(cudaStreamWaitEvent(stream, table.last_use, 0),
+  const TableUse* const last = table.last_use;
+  if (last == nullptr || last->stream_id == use.stream_id) {
+    return absl::OkStatus();
+  }
+  return CudaStatus(cudaStreamWaitEvent(stream, last->done, 0),
                     "waiting for an earlier use of a table");
 }
 
-absl::Status TableCache::EndUse(ResidentTable& table, cudaStream_t stream) {
-  table.used = true;
-  return CudaStatus(cudaEventRecord(table.last_use, stream),
-                    "recording the use of a table");
+// What this asks of CUDA comes with every copy: for tables that are used in one
+// stream, a number of the host's, and one event for the GPU to record.
+absl::Status TableCache::Use(absl::Span<ResidentTable* const> tables,
+                             cudaStream_t stream,
+                             absl::FunctionRef<absl::Status()> start) {
+  ASSIGN_OR_RETURN(TableUse* const use, NewUse());
+  // Equal handles are not always one stream; equal ids are.
+  absl::Status status = CudaStatus(cudaStreamGetId(stream, &use->stream_id),
+                                   "asking which stream this is");
+  for (size_t i = 0; i < tables.size() && status.ok(); ++i) {
+    status = WaitFor(*tables[i], *use, stream);
+  }
+  if (!status.ok()) {
+    spare_uses_.push_back(use);
+    return status;
+  }
+  status = start();
+  for (ResidentTable* const table : tables) {
+    if (table->last_use == use) continue;  // Twice in one launch.
+    if (table->last_use != nullptr) Forget(table->last_use);
+    table->last_use = use;
+    ++use->table_count;
+  }
+  const absl::Status recorded = CudaStatus(cudaEventRecord(use->done, stream),
+                                           "recording the use of tables");
+  return status.ok() ? recorded : status;
 }
 
 }  // namespace shardwright

@@ -13,8 +13,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "cuda_runtime_api.h"
 #include "proto/plan/copy_table.h"
 #include "worker/exec/executor.h"
@@ -76,6 +78,13 @@ class TableSlot {
   int next_ = 0;
 };
 
+// A launch, as long as it is the last one that used some table.
+struct TableUse {
+  cudaEvent_t done = nullptr;
+  unsigned long long stream_id = 0;
+  int table_count = 0;
+};
+
 // One table of the cache, until another takes its place.
 struct ResidentTable {
   CopyTable table;  // Keeps what the key points to.
@@ -85,8 +94,7 @@ struct ResidentTable {
   bool pinned = false;   // From Load() to Unpin().
   bool arrived = false;  // Known to be there.
   cudaEvent_t arrival = nullptr;
-  cudaEvent_t last_use = nullptr;
-  bool used = false;
+  TableUse* last_use = nullptr;  // Null: not used yet.
 };
 
 // A ring of device memory, and pinned host memory of the same size: the next
@@ -108,11 +116,12 @@ class TableCache {
   absl::StatusOr<ResidentTable*> Load(const CopyTable& table,
                                       Direction direction);
 
-  // Around the start of kernels in `stream` that use the table: they run after
-  // it has arrived, and what takes its place comes after them. A table that is
-  // used in several streams puts them in order.
-  absl::Status BeginUse(ResidentTable& table, cudaStream_t stream);
-  absl::Status EndUse(ResidentTable& table, cudaStream_t stream);
+  // Calls `start`, which starts kernels in `stream` that use the tables: they
+  // run after these have arrived, and what takes their place comes after them,
+  // also if `start` fails. A table that is used in several streams puts them in
+  // order.
+  absl::Status Use(absl::Span<ResidentTable* const> tables, cudaStream_t stream,
+                   absl::FunctionRef<absl::Status()> start);
 
   static void Unpin(ResidentTable& table) { table.pinned = false; }
 
@@ -128,6 +137,10 @@ class TableCache {
   absl::StatusOr<int64_t> MakeRoom(int64_t bytes);
   absl::Status Evict();
   absl::Status Upload(ResidentTable& table);
+  absl::StatusOr<TableUse*> NewUse();
+  absl::Status WaitFor(ResidentTable& table, const TableUse& use,
+                       cudaStream_t stream);
+  void Forget(TableUse* use);  // Of one table.
 
   const int ordinal_;
   const int64_t bytes_;
@@ -137,7 +150,9 @@ class TableCache {
   int64_t next_ = 0;  // Where the next table goes, if there is room.
   std::deque<std::unique_ptr<ResidentTable>> tables_;  // Oldest first.
   std::map<Key, ResidentTable*> by_key_;
-  std::vector<std::pair<cudaEvent_t, cudaEvent_t>> spare_events_;
+  std::vector<cudaEvent_t> spare_arrivals_;
+  std::vector<std::unique_ptr<TableUse>> uses_;
+  std::vector<TableUse*> spare_uses_;  // Of no table.
 };
 
 }  // namespace shardwright
