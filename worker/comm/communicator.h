@@ -38,6 +38,16 @@ struct CliqueAttempt {
   int number = 0;  // Of the attempt; for messages.
 };
 
+// A message to the member at `position`, and one from there.
+struct Outgoing {
+  int position = 0;
+  absl::Span<const char> bytes;
+};
+struct Incoming {
+  int position = 0;
+  absl::Span<char> bytes;
+};
+
 // Thread-safe: operations of one communicator run one after another, and
 // Abort() may be called at any time. All members must call the same operations
 // in the same order.
@@ -72,6 +82,17 @@ class Communicator {
   virtual absl::Status AllGatherV(absl::Span<const char> input,
                                   absl::Span<const int64_t> byte_counts,
                                   absl::Span<char> output) = 0;
+
+  // Sends and receives messages between any members, in one go. Those from one
+  // member to another arrive in the order in which both list them. Every member
+  // must call, also with none. Unlike those of the other operations, buffers
+  // are in the memory that the backend works on: the host's, or of NCCL its
+  // GPU's, which is ready when the call begins. Returns when all has been
+  // received, and what was sent may be overwritten.
+  // REQUIRES: both ends have the same messages, of the same sizes; no buffer
+  // that is written overlaps another.
+  virtual absl::Status Exchange(absl::Span<const Outgoing> sends,
+                                absl::Span<const Incoming> receives) = 0;
 
   // Returns when all members have called.
   virtual absl::Status Barrier() = 0;

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -118,6 +119,73 @@ TEST_P(CommunicatorTest, AllGatherVTakesSizesThatDifferAndNoneAtAll) {
     ASSERT_THAT(members[i]->AllGatherV({}, {0, 0, 0, 0}, {}), IsOk());
     ASSERT_THAT(members[i]->Barrier(), IsOk());
   });
+}
+
+// A message's bytes tell where it comes from, where it goes and which it is.
+std::string Message(int from, int to, int number, size_t size) {
+  std::string bytes = absl::StrCat(from, " to ", to, " number ", number, ".");
+  bytes.resize(size, static_cast<char>('a' + from));
+  return bytes;
+}
+
+TEST_P(CommunicatorTest, ExchangeTakesMessagesBetweenAnyMembersInOrder) {
+  // (from, to, size). Two go the same way, one to its sender, one is empty;
+  // nobody sends to member 3, and member 0 to nobody.
+  const std::vector<std::tuple<int, int, size_t>> messages = {
+      {1, 0, 40}, {2, 0, 1 << 20}, {1, 0, 50}, {1, 2, 30},
+      {2, 1, 60}, {3, 2, 1 << 21}, {2, 2, 70}, {3, 0, 0}};
+  const auto members = ConnectAll(4);
+  OnEach(4, [&](int i) {
+    for (int round = 0; round < 3; ++round) {
+      std::vector<std::string> sent, received;
+      for (size_t k = 0; k < messages.size(); ++k) {
+        const auto [from, to, size] = messages[k];
+        sent.push_back(Message(from, to, k + round, size));
+        received.push_back(std::string(size, '?'));
+      }
+      std::vector<Outgoing> sends;
+      std::vector<Incoming> receives;
+      for (size_t k = 0; k < messages.size(); ++k) {
+        const auto [from, to, size] = messages[k];
+        if (from == i) sends.push_back({to, sent[k]});
+        if (to == i) receives.push_back({from, absl::MakeSpan(received[k])});
+      }
+      ASSERT_THAT(members[i]->Exchange(sends, receives), IsOk());
+      for (size_t k = 0; k < messages.size(); ++k) {
+        if (std::get<1>(messages[k]) != i) continue;
+        EXPECT_EQ(received[k], sent[k]);
+      }
+    }
+    // With none, and among other operations.
+    ASSERT_THAT(members[i]->Exchange({}, {}), IsOk());
+    ASSERT_THAT(members[i]->Barrier(), IsOk());
+  });
+}
+
+TEST_P(CommunicatorTest, AMemberThatDiesBeforeItsMessageIsNamed) {
+  auto members = ConnectAll(3);
+  const absl::Time begin = absl::Now();
+  std::string bytes(1 << 20, '?');
+  OnEach(2, [&](int i) {
+    if (i == 1) {
+      members[2] = nullptr;
+      return;
+    }
+    const absl::Status end =
+        members[0]->Exchange({}, {{2, absl::MakeSpan(bytes)}});
+    EXPECT_THAT(end, HasReason("PEER_LOST"));
+    EXPECT_EQ(DetailOf(end).missing().ranges(), "12") << end;
+  });
+  EXPECT_LT(absl::Now() - begin, kTimeout);
+  EXPECT_EQ(bytes, std::string(1 << 20, '?'));
+}
+
+TEST_P(CommunicatorTest, AMemberThatDoesNotTakeItsMessageIsNamed) {
+  const auto members = ConnectAll(3);
+  const std::string bytes(1 << 20, 'a');
+  const absl::Status end = members[0]->Exchange({{1, bytes}}, {});
+  EXPECT_THAT(end, HasReason("MEMBERS_MISSING"));
+  EXPECT_THAT(DetailOf(end).missing().ranges(), HasSubstr("11")) << end;
 }
 
 TEST_P(CommunicatorTest, MembersKnowTheirPlace) {

@@ -9,6 +9,7 @@
 #include <csignal>
 #include <cstring>
 #include <exception>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -33,6 +34,13 @@ constexpr std::chrono::hours kForEver(24 * 365 * 10);
 constexpr uint64_t kProbeTag = ~uint64_t{0};
 constexpr uint64_t kWatchTag = kProbeTag - 1;
 
+// One that is on its way. Gloo says of a buffer what has come last, and not
+// what has come: each message has its own.
+struct Message {
+  int peer;
+  std::unique_ptr<UnboundBuffer> buffer;
+};
+
 class GlooCommunicator : public Communicator {
  public:
   GlooCommunicator(CliqueAttempt attempt, const GlooOptions& options,
@@ -53,13 +61,17 @@ class GlooCommunicator : public Communicator {
 
   absl::Status AllGather(absl::Span<const char> input,
                          absl::Span<char> output) override {
-    const std::vector<int64_t> counts(size(), input.size());
-    return Exchange(input, counts, output, options_.operation_timeout);
+    return AllGatherV(input, std::vector<int64_t>(size(), input.size()),
+                      output);
   }
   absl::Status AllGatherV(absl::Span<const char> input,
                           absl::Span<const int64_t> byte_counts,
                           absl::Span<char> output) override {
-    return Exchange(input, byte_counts, output, options_.operation_timeout);
+    return Gather(input, byte_counts, output, options_.operation_timeout);
+  }
+  absl::Status Exchange(absl::Span<const Outgoing> sends,
+                        absl::Span<const Incoming> receives) override {
+    return Exchange(sends, receives, options_.operation_timeout);
   }
   absl::Status Barrier() override {
     const char token = 0;
@@ -80,14 +92,21 @@ class GlooCommunicator : public Communicator {
   }
 
  private:
-  absl::Status Exchange(absl::Span<const char> input,
-                        absl::Span<const int64_t> byte_counts,
-                        absl::Span<char> output, absl::Duration timeout);
-  // False: aborted.
-  bool Transfer(UnboundBuffer& in, UnboundBuffer& out,
-                absl::Span<const int64_t> byte_counts, absl::Time deadline,
-                std::vector<bool>& heard)
+  absl::Status Gather(absl::Span<const char> input,
+                      absl::Span<const int64_t> byte_counts,
+                      absl::Span<char> output, absl::Duration timeout);
+  absl::Status Exchange(absl::Span<const Outgoing> sends,
+                        absl::Span<const Incoming> receives,
+                        absl::Duration timeout);
+  // False: aborted. If it throws, `silent` has the members whose messages had
+  // not come by then, or been taken.
+  bool Transfer(const std::vector<Message>& sends,
+                const std::vector<Message>& receives, absl::Time deadline,
+                std::set<int>& silent)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
+
+  void CopyToSelf(absl::Span<const Outgoing> sends,
+                  absl::Span<const Incoming> receives);
 
   // Waits for a connection to break and ends the communicator then. Gloo tells
   // only those who wait for that very peer: without this, a member that has had
@@ -98,7 +117,7 @@ class GlooCommunicator : public Communicator {
   // Whether an operation runs that has waited long enough.
   bool timed_out() const {
     const MutexLock lock(mutex_);
-    return out_ != nullptr && absl::Now() >= deadline_;
+    return receiving_ != nullptr && absl::Now() >= deadline_;
   }
 
   // Members whose connections have failed by themselves.
@@ -106,14 +125,21 @@ class GlooCommunicator : public Communicator {
 
   // Ends the communicator with the failure that Gloo threw, or with the one
   // that made it throw.
-  absl::Status Fail(const std::string& what, const std::vector<bool>& heard,
-                    bool timed_out, absl::Duration timeout);
+  absl::Status Fail(const std::string& what,
+                    const std::set<int>& silent_positions, bool timed_out,
+                    absl::Duration timeout);
 
   // Peers see their connections break, and the operation that waits here wakes.
   void CloseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     context_->closeConnections();
-    if (in_ != nullptr) in_->abortWaitSend();
-    if (out_ != nullptr) out_->abortWaitRecv();
+    if (sending_ != nullptr) {
+      for (const Message& message : *sending_) message.buffer->abortWaitSend();
+    }
+    if (receiving_ != nullptr) {
+      for (const Message& message : *receiving_) {
+        message.buffer->abortWaitRecv();
+      }
+    }
     if (watch_ != nullptr) watch_->abortWaitRecv();
   }
 
@@ -127,8 +153,8 @@ class GlooCommunicator : public Communicator {
   mutable Mutex mutex_;
   absl::Status end_ ABSL_GUARDED_BY(mutex_);  // OK until it is over.
   // Of the operation that runs, and when it shall have ended.
-  UnboundBuffer* in_ ABSL_GUARDED_BY(mutex_) = nullptr;
-  UnboundBuffer* out_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  const std::vector<Message>* sending_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  const std::vector<Message>* receiving_ ABSL_GUARDED_BY(mutex_) = nullptr;
   absl::Time deadline_ ABSL_GUARDED_BY(mutex_);
 
   char watched_byte_ = 0;                 // Nothing ever arrives here.
@@ -159,7 +185,7 @@ absl::Status GlooCommunicator::Connect(const std::vector<std::string>& slots) {
   // A pair that was closed counts as connected, and a port may have found a new
   // owner: only a peer that knows the attempt is the right one.
   std::vector<uint64_t> identities(size());
-  RETURN_IF_ERROR(Exchange(
+  RETURN_IF_ERROR(Gather(
       {reinterpret_cast<const char*>(&attempt_.identity), sizeof(uint64_t)},
       std::vector<int64_t>(size(), sizeof(uint64_t)),
       {reinterpret_cast<char*>(identities.data()), size() * sizeof(uint64_t)},
@@ -203,84 +229,123 @@ absl::Status GlooCommunicator::StartWatching() {
   return absl::OkStatus();
 }
 
-absl::Status GlooCommunicator::Exchange(absl::Span<const char> input,
-                                        absl::Span<const int64_t> byte_counts,
-                                        absl::Span<char> output,
+absl::Status GlooCommunicator::Gather(absl::Span<const char> input,
+                                      absl::Span<const int64_t> byte_counts,
+                                      absl::Span<char> output,
+                                      absl::Duration timeout) {
+  std::vector<Outgoing> sends;
+  std::vector<Incoming> receives;
+  // Each member begins with its right neighbour, so that not all send to one.
+  for (int k = 1; k <= size(); ++k) {
+    sends.push_back({(position() + k) % size(), input});
+  }
+  int64_t offset = 0;
+  for (int i = 0; i < size(); ++i) {
+    receives.push_back({i, output.subspan(offset, byte_counts[i])});
+    offset += byte_counts[i];
+  }
+  return Exchange(sends, receives, timeout);
+}
+
+absl::Status GlooCommunicator::Exchange(absl::Span<const Outgoing> sends,
+                                        absl::Span<const Incoming> receives,
                                         absl::Duration timeout) {
   const MutexLock operation_lock(operation_mutex_);
-  std::vector<bool> heard(size(), false);
-  heard[position()] = true;
+  std::set<int> silent;
   const absl::Time deadline = absl::Now() + timeout;
-  const auto set_operation = [&](UnboundBuffer* in, UnboundBuffer* out) {
+  std::vector<Message> sending, receiving;
+  const auto set_operation = [&](bool runs) {
     const MutexLock lock(mutex_);
-    in_ = in;
-    out_ = out;
+    sending_ = runs ? &sending : nullptr;
+    receiving_ = runs ? &receiving : nullptr;
     deadline_ = deadline;
     return end_;
   };
   bool done = false;
   std::string what;
   try {
-    // Gloo does not write through the buffer that it only sends from.
-    const std::unique_ptr<UnboundBuffer> in = context_->createUnboundBuffer(
-        const_cast<char*>(input.data()), input.size());
-    const std::unique_ptr<UnboundBuffer> out =
-        context_->createUnboundBuffer(output.data(), output.size());
-    RETURN_IF_ERROR(set_operation(in.get(), out.get()));
+    for (const auto& [peer, bytes] : receives) {
+      if (bytes.empty() || peer == position()) continue;
+      receiving.push_back(
+          {peer, context_->createUnboundBuffer(bytes.data(), bytes.size())});
+    }
+    for (const auto& [peer, bytes] : sends) {
+      if (bytes.empty() || peer == position()) continue;
+      // Gloo does not write through a buffer that it only sends from.
+      sending.push_back(
+          {peer, context_->createUnboundBuffer(const_cast<char*>(bytes.data()),
+                                               bytes.size())});
+    }
+    RETURN_IF_ERROR(set_operation(true));
     try {
-      done = Transfer(*in, *out, byte_counts, deadline, heard);
+      done = Transfer(sending, receiving, deadline, silent);
     } catch (const std::exception& e) {
       what = e.what();
     }
     // Before the buffers go. That a peer has left by now takes nothing away
     // from an operation that is done.
-    (void)set_operation(nullptr, nullptr);
+    (void)set_operation(false);
   } catch (const std::exception& e) {
     what = e.what();
   }
-  if (!done) return Fail(what, heard, absl::Now() >= deadline, timeout);
-  int64_t own_offset = 0;
-  for (int i = 0; i < position(); ++i) own_offset += byte_counts[i];
-  if (!input.empty()) {
-    std::memcpy(output.data() + own_offset, input.data(), input.size());
-  }
+  if (!done) return Fail(what, silent, absl::Now() >= deadline, timeout);
+  CopyToSelf(sends, receives);
   return absl::OkStatus();
 }
 
-bool GlooCommunicator::Transfer(UnboundBuffer& in, UnboundBuffer& out,
-                                absl::Span<const int64_t> byte_counts,
-                                absl::Time deadline, std::vector<bool>& heard) {
+bool GlooCommunicator::Transfer(const std::vector<Message>& sends,
+                                const std::vector<Message>& receives,
+                                absl::Time deadline, std::set<int>& silent) {
   const uint64_t tag = next_tag_++;
-  int64_t offset = 0;
-  int receive_count = 0;
-  int send_count = 0;
-  for (int i = 0; i < size(); ++i) {
-    if (i != position() && byte_counts[i] > 0) {
-      out.recv(i, tag, offset, byte_counts[i]);
-      ++receive_count;
-    }
-    offset += byte_counts[i];
-    if (byte_counts[i] == 0) heard[i] = true;
-  }
-  // Each member begins with its right neighbour, so that not all send to one.
-  for (int k = 1; k < size() && in.size > 0; ++k) {
-    in.send((position() + k) % size(), tag);
-    ++send_count;
-  }
+  for (const auto& [peer, buffer] : receives) buffer->recv(peer, tag);
+  for (const auto& [peer, buffer] : sends) buffer->send(peer, tag);
   const auto left = [deadline] {
     const absl::Duration left = deadline - absl::Now();
-    return absl::ToChronoMilliseconds(std::max(left, absl::ZeroDuration())) +
-           std::chrono::milliseconds(1);
+    return absl::ToChronoMilliseconds(std::max(left, absl::ZeroDuration()));
   };
-  for (; receive_count > 0; --receive_count) {
-    int from = position();
-    if (!out.waitRecv(&from, left())) return false;
-    heard[from] = true;
+  const auto wait_for_all = [&](const std::vector<Message>& messages,
+                                const auto& wait) {
+    std::exception_ptr failure;
+    for (const auto& [peer, buffer] : messages) {
+      try {
+        // Once one has failed, the others only say whether they are done.
+        if (wait(*buffer, failure ? std::chrono::milliseconds(0)
+                                  : left() + std::chrono::milliseconds(1))) {
+          continue;
+        }
+        if (!failure) return false;
+      } catch (const std::exception&) {
+        if (!failure) failure = std::current_exception();
+      }
+      silent.insert(peer);
+    }
+    if (failure) std::rethrow_exception(failure);
+    return true;
+  };
+  return wait_for_all(receives,
+                      [](UnboundBuffer& buffer, std::chrono::milliseconds ms) {
+                        return buffer.waitRecv(nullptr, ms);
+                      }) &&
+         wait_for_all(sends,
+                      [](UnboundBuffer& buffer, std::chrono::milliseconds ms) {
+                        return buffer.waitSend(nullptr, ms);
+                      });
+}
+
+void GlooCommunicator::CopyToSelf(absl::Span<const Outgoing> sends,
+                                  absl::Span<const Incoming> receives) {
+  const auto is_own = [this](const auto& message) {
+    return message.position == position();
+  };
+  auto to = receives.begin();
+  for (const Outgoing& send : sends) {
+    if (!is_own(send)) continue;
+    to = std::find_if(to, receives.end(), is_own);
+    if (!send.bytes.empty()) {
+      std::memcpy(to->bytes.data(), send.bytes.data(), send.bytes.size());
+    }
+    ++to;
   }
-  for (; send_count > 0; --send_count) {
-    if (!in.waitSend(nullptr, left())) return false;
-  }
-  return true;
 }
 
 std::vector<int64_t> GlooCommunicator::BrokenPeers() {
@@ -303,12 +368,10 @@ std::vector<int64_t> GlooCommunicator::BrokenPeers() {
 }
 
 absl::Status GlooCommunicator::Fail(const std::string& what,
-                                    const std::vector<bool>& heard,
+                                    const std::set<int>& silent_positions,
                                     bool timed_out, absl::Duration timeout) {
   std::vector<int64_t> silent;
-  for (int i = 0; i < size(); ++i) {
-    if (!heard[i]) silent.push_back(ranks()[i]);
-  }
+  for (const int i : silent_positions) silent.push_back(ranks()[i]);
   if (timed_out && !silent.empty()) {
     Abort(PeersMissing(attempt_.clique, silent, absl::FormatDuration(timeout)));
   } else if (status().ok()) {
@@ -329,9 +392,7 @@ class GlooAttempt : public CommunicatorAttempt {
     }
   }
 
-  absl::StatusOr<std::map<int, std::string>> Slots() override {
-    return slots_;
-  }
+  absl::StatusOr<std::map<int, std::string>> Slots() override { return slots_; }
 
   absl::StatusOr<std::shared_ptr<Communicator>> Connect(
       const std::vector<std::string>& slots) override {

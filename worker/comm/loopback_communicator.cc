@@ -11,7 +11,12 @@
 namespace shardwright {
 namespace {
 
-using Inputs = std::vector<std::string>;
+// What one member brings: bytes for all, or messages for some.
+struct Input {
+  std::string bytes;
+  std::vector<std::pair<int, std::string>> messages;  // By position.
+};
+using Inputs = std::vector<Input>;
 
 // What the members of one attempt share. Thread-safe.
 class Clique {
@@ -26,7 +31,7 @@ class Clique {
 
   // Returns the inputs of all, when all have come.
   absl::StatusOr<std::shared_ptr<const Inputs>> Exchange(
-      int position, std::string input, absl::Duration timeout) {
+      int position, Input input, absl::Duration timeout) {
     MutexLock lock(mutex_);
     RETURN_IF_ERROR(end_);
     inputs_[position] = std::move(input);
@@ -34,7 +39,7 @@ class Clique {
     const int64_t round = round_;
     if (Silent().empty()) {
       result_ = std::make_shared<const Inputs>(std::move(inputs_));
-      inputs_.assign(ranks_.size(), "");
+      inputs_.assign(ranks_.size(), Input());
       arrived_.assign(ranks_.size(), false);
       ++round_;
       changed_.NotifyAll();
@@ -114,18 +119,19 @@ class LoopbackCommunicator : public Communicator {
                           absl::Span<const int64_t> byte_counts,
                           absl::Span<char> output) override {
     const MutexLock lock(operation_mutex_);
-    absl::StatusOr<std::shared_ptr<const Inputs>> inputs = clique_->Exchange(
-        position_, std::string(input.begin(), input.end()), timeout_);
-    RETURN_IF_ERROR(OwnEnd());
-    RETURN_IF_ERROR(inputs.status());
+    ASSIGN_OR_RETURN(const std::shared_ptr<const Inputs> inputs,
+                     Meet({std::string(input.begin(), input.end()), {}}));
     char* to = output.data();
     for (int i = 0; i < size(); ++i) {
       if (byte_counts[i] == 0) continue;
-      std::memcpy(to, (**inputs)[i].data(), byte_counts[i]);
+      std::memcpy(to, (*inputs)[i].bytes.data(), byte_counts[i]);
       to += byte_counts[i];
     }
     return absl::OkStatus();
   }
+
+  absl::Status Exchange(absl::Span<const Outgoing> sends,
+                        absl::Span<const Incoming> receives) override;
 
   absl::Status Barrier() override { return AllGather({}, {}); }
 
@@ -143,6 +149,14 @@ class LoopbackCommunicator : public Communicator {
   }
 
  private:
+  absl::StatusOr<std::shared_ptr<const Inputs>> Meet(Input input)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_) {
+    absl::StatusOr<std::shared_ptr<const Inputs>> inputs =
+        clique_->Exchange(position_, std::move(input), timeout_);
+    RETURN_IF_ERROR(OwnEnd());
+    return inputs;
+  }
+
   absl::Status OwnEnd() const {
     const MutexLock lock(end_mutex_);
     return own_end_;
@@ -157,6 +171,41 @@ class LoopbackCommunicator : public Communicator {
   // What Abort() was given.
   absl::Status own_end_ ABSL_GUARDED_BY(end_mutex_);
 };
+
+absl::Status LoopbackCommunicator::Exchange(
+    absl::Span<const Outgoing> sends, absl::Span<const Incoming> receives) {
+  const MutexLock lock(operation_mutex_);
+  Input own;
+  for (const Outgoing& send : sends) {
+    own.messages.emplace_back(
+        send.position, std::string(send.bytes.begin(), send.bytes.end()));
+  }
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Inputs> inputs,
+                   Meet(std::move(own)));
+  std::vector<size_t> next(size(), 0);  // Message of each member.
+  for (const Incoming& receive : receives) {
+    const auto& messages = (*inputs)[receive.position].messages;
+    size_t& at = next[receive.position];
+    while (at < messages.size() && messages[at].first != position_) ++at;
+    if (at == messages.size() ||
+        messages[at].second.size() != receive.bytes.size()) {
+      Abort(Error(
+          absl::StatusCode::kUnavailable, "COMM_BACKEND_FAILED",
+          absl::StrCat("rank ", ranks()[receive.position], " sends ",
+                       at == messages.size()
+                           ? std::string("no more messages")
+                           : absl::StrCat(messages[at].second.size(), " bytes"),
+                       ", not ", receive.bytes.size(), " bytes")));
+      return OwnEnd();
+    }
+    if (!receive.bytes.empty()) {
+      std::memcpy(receive.bytes.data(), messages[at].second.data(),
+                  receive.bytes.size());
+    }
+    ++at;
+  }
+  return absl::OkStatus();
+}
 
 }  // namespace
 
@@ -179,9 +228,7 @@ class LoopbackAttempt : public CommunicatorAttempt {
     }
   }
 
-  absl::StatusOr<std::map<int, std::string>> Slots() override {
-    return slots_;
-  }
+  absl::StatusOr<std::map<int, std::string>> Slots() override { return slots_; }
 
   absl::StatusOr<std::shared_ptr<Communicator>> Connect(
       const std::vector<std::string>& slots) override {

@@ -51,6 +51,8 @@ class NcclCommunicator : public Communicator {
   absl::Status AllGatherV(absl::Span<const char> input,
                           absl::Span<const int64_t> byte_counts,
                           absl::Span<char> output) override;
+  absl::Status Exchange(absl::Span<const Outgoing> sends,
+                        absl::Span<const Incoming> receives) override;
   absl::Status Barrier() override;
 
   absl::Status status() const override {
@@ -340,6 +342,33 @@ absl::Status NcclCommunicator::Gather(absl::Span<const char> input,
     offset += byte_counts[i];
   }
   return absl::OkStatus();
+}
+
+absl::Status NcclCommunicator::Exchange(absl::Span<const Outgoing> sends,
+                                        absl::Span<const Incoming> receives) {
+  const MutexLock operation_lock(operation_mutex_);
+  RETURN_IF_ERROR(status());
+  const nvtx3::scoped_range range(Where("exchange"));
+  const CurrentDevice device(options_.device);
+  return Run("exchange", [&](ncclComm_t comm) {
+    ncclResult_t result = nccl_.GroupStart();
+    if (result != ncclSuccess) return result;
+    for (const auto& [peer, bytes] : receives) {
+      if (result != ncclSuccess) break;
+      if (bytes.empty()) continue;
+      result = nccl_.Recv(bytes.data(), bytes.size(), ncclUint8, peer, comm,
+                          stream_);
+    }
+    for (const auto& [peer, bytes] : sends) {
+      if (result != ncclSuccess) break;
+      if (bytes.empty()) continue;
+      result = nccl_.Send(bytes.data(), bytes.size(), ncclUint8, peer, comm,
+                          stream_);
+    }
+    // Whatever has happened, the thread leaves the group.
+    const ncclResult_t ended = nccl_.GroupEnd();
+    return result == ncclSuccess ? ended : result;
+  });
 }
 
 absl::Status NcclCommunicator::Barrier() {

@@ -62,6 +62,10 @@ absl::StatusOr<const NcclLibrary*> Load() {
   Find(library, "ncclCommAbort", nccl.CommAbort, missing);
   Find(library, "ncclAllReduce", nccl.AllReduce, missing);
   Find(library, "ncclAllGather", nccl.AllGather, missing);
+  Find(library, "ncclGroupStart", nccl.GroupStart, missing);
+  Find(library, "ncclGroupEnd", nccl.GroupEnd, missing);
+  Find(library, "ncclSend", nccl.Send, missing);
+  Find(library, "ncclRecv", nccl.Recv, missing);
   Find(library, "ncclGetErrorString", nccl.GetErrorString, missing);
   Find(library, "ncclGetLastError", nccl.GetLastError, missing);
   nccl.version = VersionOf(nccl);

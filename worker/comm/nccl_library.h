@@ -24,6 +24,10 @@ struct NcclLibrary {
   decltype(&ncclCommAbort) CommAbort;
   decltype(&ncclAllReduce) AllReduce;
   decltype(&ncclAllGather) AllGather;
+  decltype(&ncclGroupStart) GroupStart;
+  decltype(&ncclGroupEnd) GroupEnd;
+  decltype(&ncclSend) Send;
+  decltype(&ncclRecv) Recv;
   decltype(&ncclGetErrorString) GetErrorString;
   decltype(&ncclGetLastError) GetLastError;
 };

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <map>
 #include <new>
 #include <string>
 #include <utility>
@@ -10,22 +9,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "proto/plan/codec.h"
-#include "proto/plan/fingerprint.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
+#include "worker/exec/agreement.h"
 
 namespace shardwright {
 namespace {
-
-// What members compare before anything of variable size moves. All members run
-// on machines of one byte order.
-struct Header {
-  uint64_t digest = 0;
-  int64_t row_bytes = 0;
-  int64_t table_bytes = 0;
-  int64_t shard_bytes = 0;
-  int64_t refused = 0;
-};
 
 absl::Status Invalid(const std::string& reason, const std::string& message) {
   return Error(absl::StatusCode::kInvalidArgument, reason, message);
@@ -36,43 +25,6 @@ absl::Status CheckPart(const GatherPart& part) {
       part.table, part.row_bytes,
       std::vector<ConstBytes>(part.sources.begin(), part.sources.end()),
       part.shard, {}, Direction::kAdjoint);
-}
-
-// "rank 4-6 has 0000000000000001, rank 7 has 0000000000000002".
-std::string WhoHasWhat(const std::map<std::string, std::vector<int64_t>>& who) {
-  std::vector<std::string> parts;
-  for (const auto& [what, ranks] : who) {
-    parts.push_back(
-        absl::StrCat("rank ", CompressRanks(ranks).ranges(), " has ", what));
-  }
-  return absl::StrJoin(parts, ", ");
-}
-
-absl::Status CompareHeaders(const std::vector<int64_t>& ranks,
-                            const std::vector<Header>& headers) {
-  std::vector<int64_t> refused;
-  std::map<std::string, std::vector<int64_t>> digests, row_sizes;
-  for (size_t i = 0; i < headers.size(); ++i) {
-    if (headers[i].refused) refused.push_back(ranks[i]);
-    digests[DigestText(headers[i].digest)].push_back(ranks[i]);
-    row_sizes[absl::StrCat(headers[i].row_bytes)].push_back(ranks[i]);
-  }
-  if (!refused.empty()) {
-    return Invalid(
-        "PEER_REFUSED",
-        absl::StrCat("the arguments of rank ", CompressRanks(refused).ranges(),
-                     " were refused; its own answer says why"));
-  }
-  if (digests.size() > 1) {
-    return Invalid("DIGEST_MISMATCH",
-                   absl::StrCat("the members planned different batches: ",
-                                WhoHasWhat(digests)));
-  }
-  if (row_sizes.size() > 1) {
-    return Invalid("SOURCES_DIFFER",
-                   absl::StrCat("row_bytes differs: ", WhoHasWhat(row_sizes)));
-  }
-  return absl::OkStatus();
 }
 
 // Gathers byte strings whose sizes all members know.
@@ -105,14 +57,14 @@ struct Holding {
 };
 
 absl::StatusOr<std::vector<Holding>> ReadTables(
-    const std::vector<int64_t>& ranks, const std::vector<Header>& headers,
-    const GatherPart& part, const std::string& tables) {
+    const std::vector<int64_t>& ranks, const std::vector<int64_t>& table_counts,
+    const std::vector<int64_t>& shard_counts, const GatherPart& part,
+    const std::string& tables) {
   std::vector<Holding> holdings;
   int64_t table_at = 0, shard_at = 0;
   for (size_t i = 0; i < ranks.size(); ++i) {
     v1::CopyTable message;
-    if (!message.ParseFromArray(tables.data() + table_at,
-                                headers[i].table_bytes)) {
+    if (!message.ParseFromArray(tables.data() + table_at, table_counts[i])) {
       return Invalid("INVALID_TABLE",
                      absl::StrCat("rank ", ranks[i], " sent no table"));
     }
@@ -128,15 +80,15 @@ absl::StatusOr<std::vector<Holding>> ReadTables(
     int64_t shard_bytes = 0;
     if (__builtin_mul_overflow(table.destination_rows(), part.row_bytes,
                                &shard_bytes) ||
-        shard_bytes != headers[i].shard_bytes) {
+        shard_bytes != shard_counts[i]) {
       return Invalid(
           "INVALID_TENSOR",
-          absl::StrCat("rank ", ranks[i], " sent a shard of ",
-                       headers[i].shard_bytes, " bytes for ",
-                       table.destination_rows(), " rows of ", part.row_bytes));
+          absl::StrCat("rank ", ranks[i], " sent a shard of ", shard_counts[i],
+                       " bytes for ", table.destination_rows(), " rows of ",
+                       part.row_bytes));
     }
     holdings.push_back({ranks[i], std::move(table), shard_at});
-    table_at += headers[i].table_bytes;
+    table_at += table_counts[i];
     shard_at += shard_bytes;
   }
   return holdings;
@@ -183,32 +135,28 @@ absl::StatusOr<std::vector<int64_t>> GatherShards(Communicator& communicator,
   const absl::Status own = refusal.ok() ? CheckPart(part) : refusal;
   const std::string table =
       own.ok() ? ToProto(part.table).SerializeAsString() : "";
-  Header header;
-  header.digest = part.digest;
-  header.row_bytes = part.row_bytes;
-  header.table_bytes = static_cast<int64_t>(table.size());
-  header.shard_bytes = static_cast<int64_t>(part.shard.size());
-  header.refused = !own.ok();
-  std::vector<Header> headers(communicator.size());
-  const absl::Status met = communicator.AllGather(
-      {reinterpret_cast<const char*>(&header), sizeof(header)},
-      {reinterpret_cast<char*>(headers.data()),
-       headers.size() * sizeof(header)});
-  RETURN_IF_ERROR(own);
-  RETURN_IF_ERROR(met);
-  RETURN_IF_ERROR(CompareHeaders(communicator.ranks(), headers));
-
+  ASSIGN_OR_RETURN(
+      const std::vector<Declared> sizes,
+      Agree(communicator, "gather",
+            {{"DIGEST_MISMATCH", "the members planned different batches",
+              part.digest, /*is_digest=*/true},
+             {"SOURCES_DIFFER", "row_bytes differs",
+              static_cast<uint64_t>(part.row_bytes)}},
+            {static_cast<int64_t>(table.size()),
+             static_cast<int64_t>(part.shard.size())},
+            own));
   std::vector<int64_t> table_counts, shard_counts;
-  for (const Header& h : headers) {
-    table_counts.push_back(h.table_bytes);
-    shard_counts.push_back(h.shard_bytes);
+  for (const auto& [table_bytes, shard_bytes] : sizes) {
+    table_counts.push_back(table_bytes);
+    shard_counts.push_back(shard_bytes);
   }
   ASSIGN_OR_RETURN(const std::string tables,
                    GatherBytes(communicator, table, table_counts));
   ASSIGN_OR_RETURN(const std::string shards,
                    GatherBytes(communicator, part.shard, shard_counts));
   ASSIGN_OR_RETURN(const std::vector<Holding> holdings,
-                   ReadTables(communicator.ranks(), headers, part, tables));
+                   ReadTables(communicator.ranks(), table_counts, shard_counts,
+                              part, tables));
 
   std::vector<std::vector<int64_t>> row_at;
   for (size_t k = 0; k < part.sources.size(); ++k) {

@@ -35,7 +35,9 @@ struct GatherPart {
 // Errors: as for an operation of a Communicator, and
 //   INVALID_ARGUMENT INVALID_TENSOR:  the part does not fit its table.
 //   INVALID_ARGUMENT PEER_REFUSED:    another member's arguments are wrong; the
-//                                     message names its rank.
+//                                     message has its rank and the reason.
+//   INVALID_ARGUMENT OPERATION_MISMATCH: another member calls for something
+//                                     else.
 //   INVALID_ARGUMENT DIGEST_MISMATCH: members planned different batches; the
 //                                     message names the ranks on each side.
 //   INVALID_ARGUMENT SOURCES_DIFFER:  members have other sources or row sizes.

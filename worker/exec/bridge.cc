@@ -1,0 +1,1 @@
+#include "worker/exec/bridge.h"
