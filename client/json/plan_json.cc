@@ -12,6 +12,14 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+Json RunsJson(const std::vector<RowRun>& runs) {
+  Json json = Json::array();
+  for (const RowRun& run : runs) {
+    json.push_back(Json::array({run.row, run.count}));
+  }
+  return json;
+}
+
 Json RunsJson(const std::vector<PositionRun>& runs) {
   Json json = Json::array();
   for (const PositionRun& run : runs) {
@@ -136,16 +144,33 @@ nlohmann::ordered_json PlanRouteJson(const Layout& layout,
     if (row_bytes.has_value()) {
       entry["bytes"] = link.transfer->row_count * *row_bytes;
     }
-    if (with_rows) {
-      entry["rows"] = Json::array();
-      for (const RowRun& run : link.transfer->rows) {
-        entry["rows"].push_back(Json::array({run.row, run.count}));
-      }
-    }
+    if (with_rows) entry["rows"] = RunsJson(link.transfer->rows);
     json["transfers"].push_back(std::move(entry));
   }
   json["total_rows"] = summary.total_rows;
   json["rows_if_broadcast"] = summary.rows_if_broadcast;
+  return json;
+}
+
+nlohmann::ordered_json RankRouteJson(const RoutePlan& plan, bool with_rows) {
+  const bool sends = plan.pack.has_value();
+  Json json;
+  json["digest"] = DigestText(plan.digest);
+  json["rank"] = plan.rank;
+  json["transfers"] = Json::array();
+  for (const RouteEdge& edge : plan.edges) {
+    for (const RouteTransfer& transfer : edge.transfers) {
+      const RowRun& returned = transfer.returned;
+      Json entry;
+      entry["encoder"] = edge.encoder;
+      entry["source_rank"] = sends ? plan.rank : transfer.peer;
+      entry["destination_rank"] = sends ? transfer.peer : plan.rank;
+      entry["row_count"] = transfer.row_count;
+      entry["returned"] = Json::array({returned.row, returned.count});
+      if (with_rows) entry["rows"] = RunsJson(transfer.rows);
+      json["transfers"].push_back(std::move(entry));
+    }
+  }
   return json;
 }
 

@@ -44,6 +44,11 @@ nlohmann::ordered_json PlanRouteJson(const Layout& layout,
                                      std::optional<int64_t> row_bytes,
                                      bool with_rows);
 
+// One rank's own part of it: {"digest", "rank", "transfers": [{"encoder",
+// "source_rank", "destination_rank", "row_count", "returned"}]}, and "rows" as
+// above. `returned` is a run that counts from the transfer's first row.
+nlohmann::ordered_json RankRouteJson(const RoutePlan& plan, bool with_rows);
+
 // {"modules": [{"name", "groups": {kind: [[rank, ...], ...]}}]}
 nlohmann::ordered_json GroupsJson(const Layout& layout);
 

@@ -117,6 +117,24 @@ TEST(PlanJsonTest, RouteHasTheKeysInTheOrderOfTheContract) {
   EXPECT_FALSE(transfer.contains("rows"));
 }
 
+TEST(PlanJsonTest, ARanksOwnRouteHasItAtTheRightEnd) {
+  RoutePlan sent;
+  sent.digest = 0xabcd;
+  sent.rank = 1;
+  sent.pack = *CopyTable::Create({}, {7}, 0);
+  sent.edges.push_back({"images", 0, {{3, {{0, 2}}, 2, -1, 0, {1, 1}}}});
+  EXPECT_EQ(RankRouteJson(sent, /*with_rows=*/true).dump(),
+            R"({"digest":"000000000000abcd","rank":1,"transfers":[)"
+            R"({"encoder":"images","source_rank":1,"destination_rank":3,)"
+            R"("row_count":2,"returned":[1,1],"rows":[[0,2]]}]})");
+  sent.pack.reset();
+  const nlohmann::ordered_json transfer =
+      RankRouteJson(sent, /*with_rows=*/false)["transfers"][0];
+  EXPECT_EQ(transfer["source_rank"], 3);
+  EXPECT_EQ(transfer["destination_rank"], 1);
+  EXPECT_FALSE(transfer.contains("rows"));
+}
+
 TEST(PlanJsonTest, GroupsListEveryKindThatAModuleHas) {
   LayoutSpec spec;
   spec.name = "tiny";

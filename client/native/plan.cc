@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "client/json/plan_json.h"
+#include "client/native/batch.h"
 #include "client/native/call.h"
 #include "client/native/handles.h"
 #include "client/native/shardwright_plan.h"
@@ -18,14 +19,10 @@
 namespace shardwright {
 namespace {
 
-// Far above what a planner accepts; only there so that a garbage count is
-// refused before memory is read.
-constexpr int64_t kCountMax = int64_t{1} << 40;
-
 absl::StatusOr<std::vector<int64_t>> Integers(absl::string_view name,
                                               const int64_t* data,
                                               int64_t count) {
-  RETURN_IF_ERROR(CheckArray(name, data, count, kCountMax));
+  RETURN_IF_ERROR(CheckArray(name, data, count, kBatchCountMax));
   return std::vector<int64_t>(data, data + count);
 }
 
@@ -39,86 +36,6 @@ absl::StatusOr<BatchShape> ShapeFrom(const sw_batch_shape& in) {
   ASSIGN_OR_RETURN(shape.cu_seqlens,
                    Integers("cu_seqlens", in.cu_seqlens, in.cu_seqlens_count));
   return shape;
-}
-
-absl::Status CheckName(absl::string_view field, const char* name,
-                       bool is_taken) {
-  RETURN_IF_ERROR(CheckNotNull({{absl::StrCat(field, ".name"), name}}));
-  if (!is_taken) return absl::OkStatus();
-  return Error(absl::StatusCode::kInvalidArgument, "INVALID_BATCH",
-               absl::StrCat(field, ": '", name, "' is named twice"));
-}
-
-absl::Status AddNamedValues(absl::string_view field, const sw_named_value* in,
-                            int64_t count,
-                            google::protobuf::Map<std::string, int64_t>& out) {
-  RETURN_IF_ERROR(CheckArray(field, in, count, kModuleCountMax));
-  for (int64_t i = 0; i < count; ++i) {
-    const char* const name = in[i].name;
-    RETURN_IF_ERROR(
-        CheckName(field, name, name != nullptr && out.count(name) > 0));
-    out[name] = in[i].value;
-  }
-  return absl::OkStatus();
-}
-
-absl::Status AddEncoderRows(const sw_batch& in, v1::Batch& batch) {
-  constexpr absl::string_view kField = "encoder_rows";
-  RETURN_IF_ERROR(CheckArray(kField, in.encoder_rows, in.encoder_rows_count,
-                             kModuleCountMax));
-  auto& out = *batch.mutable_encoder_rows();
-  for (int64_t i = 0; i < in.encoder_rows_count; ++i) {
-    const sw_encoder_rows& from = in.encoder_rows[i];
-    RETURN_IF_ERROR(CheckName(
-        kField, from.name, from.name != nullptr && out.count(from.name) > 0));
-    RETURN_IF_ERROR(
-        CheckArray("encoder_rows.rows", from.rows, from.lane_count, kCountMax));
-    out[from.name].mutable_rows()->Add(from.rows, from.rows + from.lane_count);
-  }
-  return absl::OkStatus();
-}
-
-absl::Status AddSamples(const sw_batch& in, v1::Batch& batch) {
-  RETURN_IF_ERROR(CheckArray("sample_lengths", in.sample_lengths,
-                             in.sample_count, kCountMax));
-  const int64_t* ids = in.input_ids;
-  for (int64_t i = 0; i < in.sample_count; ++i) {
-    const int64_t length = in.sample_lengths[i];
-    RETURN_IF_ERROR(CheckArray("input_ids", ids, length, kCountMax));
-    batch.add_samples()->mutable_input_ids()->Add(ids, ids + length);
-    ids += length;
-  }
-  return absl::OkStatus();
-}
-
-absl::Status AddCuSeqlens(const sw_batch& in, v1::Batch& batch) {
-  const int64_t* offsets = in.cu_seqlens_padded;
-  RETURN_IF_ERROR(CheckArray("cu_seqlens_padded_counts",
-                             in.cu_seqlens_padded_counts,
-                             in.cu_seqlens_padded_lane_count, kCountMax));
-  for (int64_t lane = 0; lane < in.cu_seqlens_padded_lane_count; ++lane) {
-    const int64_t count = in.cu_seqlens_padded_counts[lane];
-    RETURN_IF_ERROR(CheckArray("cu_seqlens_padded", offsets, count, kCountMax));
-    batch.add_cu_seqlens_padded()->mutable_offsets()->Add(offsets,
-                                                          offsets + count);
-    offsets += count;
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<v1::Batch> BatchFrom(const sw_batch& in) {
-  v1::Batch batch;
-  batch.set_micro_batch_size(in.micro_batch_size);
-  batch.set_seq_length(in.seq_length);
-  RETURN_IF_ERROR(AddSamples(in, batch));
-  RETURN_IF_ERROR(AddCuSeqlens(in, batch));
-  RETURN_IF_ERROR(AddNamedValues("special_token_ids", in.special_token_ids,
-                                 in.special_token_id_count,
-                                 *batch.mutable_special_token_ids()));
-  RETURN_IF_ERROR(AddNamedValues("counts", in.counts, in.count_count,
-                                 *batch.mutable_counts()));
-  RETURN_IF_ERROR(AddEncoderRows(in, batch));
-  return batch;
 }
 
 absl::StatusOr<ShardPlan> Plan(const sw_job& job, int64_t rank,

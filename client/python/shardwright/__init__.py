@@ -19,6 +19,7 @@ from shardwright.member import Member
 from shardwright.packing import Packed, pad_documents
 from shardwright.plan import Coordinates, Load, Plan, RowCopy, Run, Table
 from shardwright.region import GpuSession, Region
+from shardwright.route import Route, Transfer
 from shardwright.worker import Gathered, Session, Worker, worker
 
 __all__ = [
@@ -39,12 +40,14 @@ __all__ = [
     "Plan",
     "Rank",
     "Region",
+    "Route",
     "RowCopy",
     "Run",
     "Session",
     "ShardwrightError",
     "Slot",
     "Table",
+    "Transfer",
     "Worker",
     "connect",
     "pad_documents",

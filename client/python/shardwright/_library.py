@@ -223,6 +223,38 @@ class RegionOperation(Structure):
     ]
 
 
+class RouteSource(Structure):
+    _fields_ = [("name", c_char_p), ("rows", c_int64), ("is_received", c_int32)]
+
+
+class RouteInfo(Structure):
+    _fields_ = (
+        [("digest", c_uint64)]
+        + [
+            (name, c_int64)
+            for name in (
+                "generation",
+                "rank",
+                "tp",
+                "gtp_remat",
+                "cp",
+                "dp",
+                "pp",
+                "lane",
+            )
+        ]
+        + [
+            ("role", c_int32),
+            ("micro_batch_size", c_int64),
+            ("shard_rows", c_int64),
+            ("sent_rows", c_int64),
+            ("received_rows", c_int64),
+            ("sources", POINTER(RouteSource)),
+            ("source_count", c_int64),
+        ]
+    )
+
+
 class SlotBounds(Structure):
     _fields_ = [
         ("entry_count", c_int64),
@@ -264,6 +296,9 @@ _FALLIBLE = {
         POINTER(Buffer),
         c_int64,
     ],
+    "sw_plan_route": [_HANDLE, c_int64, POINTER(Batch), _OUT],
+    "sw_route_get_info": [_HANDLE, POINTER(RouteInfo)],
+    "sw_route_json": [_HANDLE, c_int32, _OUT],
     "sw_member_join": [_HANDLE, c_int64, c_int64, _OUT],
     "sw_member_leave": [_HANDLE],
     "sw_member_check": [_HANDLE],
@@ -321,6 +356,7 @@ _FALLIBLE = {
 _DESTRUCTORS = (
     "sw_job_destroy",
     "sw_plan_destroy",
+    "sw_route_destroy",
     "sw_member_destroy",
     "sw_worker_destroy",
     "sw_session_destroy",

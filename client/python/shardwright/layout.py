@@ -13,6 +13,7 @@ from shardwright import _library
 from shardwright.errors import invalid
 from shardwright.member import Member
 from shardwright.plan import Coordinates, Plan
+from shardwright.route import Route
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +178,57 @@ _BATCH_KEYS = _BATCH_KEYS_REQUIRED | frozenset(
 )
 
 
+def _batch(batch: Mapping[str, Any]) -> tuple[_library.Batch, list[Any]]:
+    """The batch for C, and what keeps its memory alive."""
+    unknown = sorted(set(batch) - _BATCH_KEYS)
+    missing = sorted(_BATCH_KEYS_REQUIRED - set(batch))
+    if unknown or missing:
+        raise invalid(
+            "INVALID_BATCH",
+            f"a batch has no {unknown[0]!r}"
+            if unknown
+            else f"the batch lacks {missing[0]!r}",
+        )
+    ids, lengths = _flat(
+        [
+            _input_ids(f"samples[{i}]", sample)
+            for i, sample in enumerate(_list("samples", batch["samples"]))
+        ]
+    )
+    lanes = batch.get("cu_seqlens_padded")
+    offsets, offset_counts = _flat(
+        [
+            _integers(f"cu_seqlens_padded[{lane}]", starts)
+            for lane, starts in enumerate(
+                _list("cu_seqlens_padded", [] if lanes is None else lanes)
+            )
+        ]
+    )
+    special_token_ids = _named_values(batch, "special_token_ids")
+    counts = _named_values(batch, "counts")
+    encoder_rows, keep_alive = _encoder_rows(batch)
+    message = _library.Batch(
+        *(
+            _library.int64(key, batch[key], _INVALID_BATCH)
+            for key in ("micro_batch_size", "seq_length")
+        ),
+        ids.pointer,
+        lengths.pointer,
+        lengths.count,
+        special_token_ids,
+        len(special_token_ids),
+        counts,
+        len(counts),
+        encoder_rows,
+        len(encoder_rows),
+        offsets.pointer,
+        offset_counts.pointer,
+        offset_counts.count,
+    )
+    keep_alive += [ids, lengths, offsets, offset_counts]
+    return message, keep_alive
+
+
 class _PlanSource:
     """What Layout and Job have in common."""
 
@@ -271,60 +323,35 @@ class _PlanSource:
             "encoder_rows" (by modality, of each encoder lane) and "counts" (by
             modality, and of "text"). NumPy arrays will do for lists.
         """
-        unknown = sorted(set(batch) - _BATCH_KEYS)
-        missing = sorted(_BATCH_KEYS_REQUIRED - set(batch))
-        if unknown or missing:
-            raise invalid(
-                "INVALID_BATCH",
-                f"a batch has no {unknown[0]!r}"
-                if unknown
-                else f"the batch lacks {missing[0]!r}",
-            )
-        ids, lengths = _flat(
-            [
-                _input_ids(f"samples[{i}]", sample)
-                for i, sample in enumerate(_list("samples", batch["samples"]))
-            ]
+        return Plan(
+            self._planned("sw_plan_compose", "sw_plan_destroy", rank, batch),
+            composed=True,
         )
-        lanes = batch.get("cu_seqlens_padded")
-        offsets, offset_counts = _flat(
-            [
-                _integers(f"cu_seqlens_padded[{lane}]", starts)
-                for lane, starts in enumerate(
-                    _list("cu_seqlens_padded", [] if lanes is None else lanes)
-                )
-            ]
+
+    def route_plan(self, rank: int, batch: Mapping[str, Any]) -> Route:
+        """Which rows of the encoders `rank` sends or receives.
+
+        Args:
+          rank: of any module.
+          batch: as for compose_plan().
+        """
+        return Route(
+            self._planned("sw_plan_route", "sw_route_destroy", rank, batch)
         )
-        special_token_ids = _named_values(batch, "special_token_ids")
-        counts = _named_values(batch, "counts")
-        encoder_rows, keep_alive = _encoder_rows(batch)
-        message = _library.Batch(
-            *(
-                _library.int64(key, batch[key], _INVALID_BATCH)
-                for key in ("micro_batch_size", "seq_length")
-            ),
-            ids.pointer,
-            lengths.pointer,
-            lengths.count,
-            special_token_ids,
-            len(special_token_ids),
-            counts,
-            len(counts),
-            encoder_rows,
-            len(encoder_rows),
-            offsets.pointer,
-            offset_counts.pointer,
-            offset_counts.count,
-        )
+
+    def _planned(
+        self, create: str, destroy: str, rank: int, batch: Mapping[str, Any]
+    ) -> _library.Handle:
+        message, keep_alive = _batch(batch)
         handle = _library.Handle(
-            "sw_plan_compose",
-            "sw_plan_destroy",
+            create,
+            destroy,
             self._handle.value,
             _library.int64("rank", rank),
             ctypes.byref(message),
         )
         del keep_alive
-        return Plan(handle, composed=True)
+        return handle
 
 
 class Layout(_PlanSource):
