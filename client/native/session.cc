@@ -82,6 +82,9 @@ void StreamOrder::Accept(const v1::GpuSession& agreement) {
 
 absl::Status StreamOrder::Before(GpuStream stream) {
   if (ready_ == nullptr) return SynchronizeStream(ordinal_, stream);
+  // As it was last recorded, the event is over: it says the same, at less cost.
+  ASSIGN_OR_RETURN(const bool idle, IsStreamIdle(ordinal_, stream));
+  if (idle) return absl::OkStatus();
   return ready_->Record(stream);
 }
 

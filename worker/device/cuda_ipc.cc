@@ -83,6 +83,16 @@ absl::Status CopyHandle(absl::string_view bytes, const char* field,
                                     " bytes, but must have ", sizeof(handle)));
 }
 
+// Of what a query of a stream or an event returned.
+absl::StatusOr<bool> IsDone(cudaError_t error, const char* what) {
+  if (error == cudaErrorNotReady) {
+    (void)cudaGetLastError();
+    return false;
+  }
+  RETURN_IF_ERROR(CudaStatus(error, what));
+  return true;
+}
+
 template <typename Handle>
 std::string HandleText(const Handle& handle) {
   return std::string(reinterpret_cast<const char*>(&handle), sizeof(handle));
@@ -169,6 +179,11 @@ absl::Status SynchronizeStream(int ordinal, GpuStream stream) {
   return CudaStatus(cudaStreamSynchronize(stream), "waiting for a stream");
 }
 
+absl::StatusOr<bool> IsStreamIdle(int ordinal, GpuStream stream) {
+  const CurrentDevice current(ordinal);
+  return IsDone(cudaStreamQuery(stream), "asking for a stream");
+}
+
 absl::StatusOr<std::unique_ptr<SharedEvent>> SharedEvent::Create(int ordinal) {
   const CurrentDevice current(ordinal);
   cudaEvent_t event = nullptr;
@@ -212,13 +227,7 @@ absl::Status SharedEvent::Record(GpuStream stream) {
 
 absl::StatusOr<bool> SharedEvent::IsDone() const {
   const CurrentDevice current(ordinal_);
-  const cudaError_t error = cudaEventQuery(event_);
-  if (error == cudaErrorNotReady) {
-    (void)cudaGetLastError();
-    return false;
-  }
-  RETURN_IF_ERROR(CudaStatus(error, "asking for an event"));
-  return true;
+  return shardwright::IsDone(cudaEventQuery(event_), "asking for an event");
 }
 
 }  // namespace shardwright

@@ -55,6 +55,9 @@ absl::Status CloseMemory(int ordinal, Bytes memory);
 // Waits for all that is in a stream.
 absl::Status SynchronizeStream(int ordinal, GpuStream stream);
 
+// Whether all that is in a stream is done.
+absl::StatusOr<bool> IsStreamIdle(int ordinal, GpuStream stream);
+
 // An event of one process that another one can open. Thread-compatible.
 class SharedEvent {
  public:

@@ -25,6 +25,8 @@ absl::Status CloseMemory(int, Bytes) { return NotBuilt(); }
 
 absl::Status SynchronizeStream(int, GpuStream) { return NotBuilt(); }
 
+absl::StatusOr<bool> IsStreamIdle(int, GpuStream) { return NotBuilt(); }
+
 absl::StatusOr<std::unique_ptr<SharedEvent>> SharedEvent::Create(int) {
   return NotBuilt();
 }

@@ -10,6 +10,7 @@
 #include "proto/status/status_macros.h"
 #include "spdlog/spdlog.h"
 #include "worker/device/process_identity.h"
+#include "worker/rpc/spin.h"
 
 namespace shardwright {
 namespace {
@@ -24,7 +25,9 @@ constexpr size_t kTogetherMax = 8;
 constexpr absl::Duration kRunWait = absl::Seconds(25);
 
 // A copy takes microseconds: what is asked for each time is worth a busy core
-// for so long. Then there is a pause between two questions.
+// for so long, at first without a call of the kernel. Then there is a pause
+// between two questions.
+constexpr absl::Duration kBusy = absl::Microseconds(50);
 constexpr absl::Duration kSpin = absl::Milliseconds(5);
 constexpr absl::Duration kPause = absl::Microseconds(200);
 
@@ -149,7 +152,9 @@ absl::StatusOr<bool> RegionTable::WaitUntil(
     ASSIGN_OR_RETURN(const bool held, holds());
     const absl::Duration waited = absl::Now() - begin;
     if (held || waited > timeout) return held;
-    if (waited < kSpin) {
+    if (waited < kBusy) {
+      PauseCore();
+    } else if (waited < kSpin) {
       std::this_thread::yield();
     } else {
       absl::SleepFor(kPause);

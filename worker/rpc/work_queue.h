@@ -3,11 +3,13 @@
 #ifndef WORKER_RPC_WORK_QUEUE_H_
 #define WORKER_RPC_WORK_QUEUE_H_
 
+#include <atomic>
 #include <deque>
 #include <functional>
 #include <thread>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "proto/sync/mutex.h"
 
 namespace shardwright {
@@ -15,7 +17,10 @@ namespace shardwright {
 // Thread-safe. Work begins in the order in which it was added.
 class WorkQueue {
  public:
-  explicit WorkQueue(int thread_count);
+  // For `spin` after each piece, one thread looks for the next without
+  // sleeping: to wake a thread takes longer than some pieces of work.
+  explicit WorkQueue(int thread_count,
+                     absl::Duration spin = absl::ZeroDuration());
 
   // Does what has been added, then ends.
   ~WorkQueue();
@@ -26,10 +31,14 @@ class WorkQueue {
 
  private:
   void Run();
+  void Spin() const;
 
+  const absl::Duration spin_;
+  std::atomic<bool> something_to_do_{false};  // Work, or stopping.
   Mutex mutex_;
   CondVar changed_;
   std::deque<std::function<void()>> work_ ABSL_GUARDED_BY(mutex_);
+  bool spinning_ ABSL_GUARDED_BY(mutex_) = false;  // Some thread.
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> threads_;
 };

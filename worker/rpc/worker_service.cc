@@ -115,7 +115,7 @@ WorkerService::WorkerService(Device& device, const CliqueTable& cliques,
       describe_(std::move(describe)),
       sessions_(gpu),
       copies_(kCopyThreads),
-      regions_(kRegionThreads),
+      regions_(kRegionThreads, kRegionSpin),
       gathers_(kGatherThreads),
       endings_(kEndingThreads) {}
 

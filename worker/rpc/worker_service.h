@@ -29,6 +29,7 @@ class WorkerService final : public v1::WorkerService::CallbackService {
   // GPU, and gatherings, which wait for other workers, have their own.
   static constexpr int kCopyThreads = 2;
   static constexpr int kRegionThreads = 8;
+  static constexpr absl::Duration kRegionSpin = absl::Milliseconds(1);
   static constexpr int kGatherThreads = 8;
   static constexpr int kEndingThreads = 2;
 
