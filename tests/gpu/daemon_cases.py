@@ -16,6 +16,7 @@ import torch
 
 import node
 import shardwright
+from daemon_breakdown import Breakdown
 from daemon_programs import PATIENCE_S, Program, wait_until
 
 PROGRAM = pathlib.Path(__file__).with_name("daemon.py")
@@ -409,6 +410,15 @@ class Daemon:
       self.figure(f"{name}: the kernel's own time", kernel, "us")
       self.figure(f"{name}: 99th percentile with the kernel",
                   sorted(walls[20:])[296], "us")
+
+  def check_i_latency_breakdown(self):
+    breakdown = Breakdown(self.figure)
+    client = self.client()
+    breakdown.measure_cuda()
+    breakdown.measure_describe(client)
+    for order in ("best", "host"):
+      with client.gpu_session(order=order) as session:
+        breakdown.measure_session(session, Arena(session), plans(64, 1)["thd"])
 
   @staticmethod
   def _kernel_us(plan, source, out, stream):
