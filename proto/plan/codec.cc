@@ -264,6 +264,12 @@ absl::StatusOr<CopyTable> CopyTableFromProto(const v1::CopyTable& message) {
   std::vector<RowCopy> entries;
   entries.reserve(message.entries_size());
   for (const v1::RowCopy& from : message.entries()) {
+    if (from.source() == RowCopy::kKeep) {
+      return Error(absl::StatusCode::kInvalidArgument, "INVALID_TABLE",
+                   absl::StrCat("the entry at destination_row ",
+                                from.destination_row(), " has source ",
+                                from.source(), ", which no message may have"));
+    }
     entries.push_back({from.source(), from.source_row(), from.destination_row(),
                        from.destination_stride(), from.row_count()});
   }

@@ -100,7 +100,7 @@ absl::Status CheckEntry(const RowCopy& entry, int64_t stride,
                                      " is not inside the destination's ",
                                      destination_rows, " rows"));
   }
-  if (entry.source == RowCopy::kFill) {
+  if (entry.source == RowCopy::kFill || entry.source == RowCopy::kKeep) {
     if (entry.source_row == 0) return absl::OkStatus();
     return InvalidTable(
         absl::StrCat(Describe(entry), ": a fill has source_row 0"));
@@ -158,7 +158,7 @@ absl::Status CheckNoRowReadTwice(std::vector<RowCopy> entries) {
   for (size_t i = 1; i < entries.size(); ++i) {
     const RowCopy& a = entries[i - 1];
     const RowCopy& b = entries[i];
-    if (b.source != RowCopy::kFill && a.source == b.source &&
+    if (b.source >= 0 && a.source == b.source &&
         a.source_row + a.row_count > b.source_row) {
       return InvalidTable(absl::StrCat("row ", b.source_row, " of source ",
                                        b.source, " is read twice"));
@@ -172,8 +172,7 @@ bool Continues(const RowCopy& a, const RowCopy& b) {
   return a.source == b.source &&
          b.destination_row ==
              a.destination_row + a.row_count * a.destination_stride &&
-         (a.source == RowCopy::kFill ||
-          b.source_row == a.source_row + a.row_count);
+         (a.source < 0 || b.source_row == a.source_row + a.row_count);
 }
 
 // Checks invariants 1 to 3, and puts the entries into order, column by column.

@@ -6,7 +6,8 @@
 // tensor; row b * S + s (one element) of a batch-first [B, S] one.
 //
 // Invariants, checked once in Create() and true for the object's whole life:
-//   1. Every destination row in [0, destination_rows) is written exactly once.
+//   1. Every destination row in [0, destination_rows) is written, or kept as it
+//      is, exactly once.
 //   2. No row of a source is read twice, and none outside the source: a table
 //      permutes rows, so its adjoint needs no sum.
 //   3. All entries have one destination_stride: 1, or B where samples
@@ -29,9 +30,12 @@ namespace shardwright {
 // destination_row + i * destination_stride.
 struct RowCopy {
   static constexpr int32_t kFill = -1;  // Write the fill value.
+  // Leave the rows as they are: who runs the table has put them there. Never on
+  // the wire.
+  static constexpr int32_t kKeep = -2;
 
   int32_t source = 0;
-  int64_t source_row = 0;  // 0 with kFill.
+  int64_t source_row = 0;  // 0 with kFill and kKeep.
   int64_t destination_row = 0;
   int64_t destination_stride = 1;
   int64_t row_count = 0;
@@ -72,7 +76,7 @@ class CopyTable {
   // view of it costs nothing.
   bool IsView() const {
     return entries().size() == 1 && entries()[0].destination_stride == 1 &&
-           entries()[0].source != RowCopy::kFill;
+           entries()[0].source >= 0;
   }
 
   friend bool operator==(const CopyTable& a, const CopyTable& b) {

@@ -144,6 +144,7 @@ absl::Status RunForward(const CopyTable& table, int64_t row_bytes,
                               fill_value, Direction::kForward));
   const std::vector<char> fill_row = FillRow(table, row_bytes, fill_value);
   for (const RowCopy& entry : table.entries()) {
+    if (entry.source == RowCopy::kKeep) continue;
     if (entry.source == RowCopy::kFill) {
       FillRows(destination, entry, row_bytes, fill_row);
       continue;
@@ -174,7 +175,7 @@ absl::Status RunAdjoint(const CopyTable& table, int64_t row_bytes,
     ZeroRowsNotNamed(table, static_cast<int32_t>(i), sources[i], row_bytes);
   }
   for (const RowCopy& entry : table.entries()) {
-    if (entry.source == RowCopy::kFill) continue;
+    if (entry.source < 0) continue;
     const char* from = destination.data() + entry.destination_row * row_bytes;
     char* to = sources[entry.source].data() + entry.source_row * row_bytes;
     if (entry.destination_stride == 1) {

@@ -49,7 +49,7 @@ absl::Status CheckCopies(const CopyTable& table, int64_t row_bytes,
 std::vector<std::pair<int64_t, int64_t>> NamedRows(const CopyTable& table,
                                                    int32_t source);
 
-// Writes every byte of `destination`. Filled rows get `fill_value` over and
+// Writes every byte of `destination` that is not kept. Filled rows get `fill_value` over and
 // over; its length divides `row_bytes`, and empty means zero bytes. Sources may
 // overlap one another, but not the destination.
 absl::Status RunForward(const CopyTable& table, int64_t row_bytes,
@@ -57,8 +57,8 @@ absl::Status RunForward(const CopyTable& table, int64_t row_bytes,
                         ConstBytes fill_value = {});
 
 // The same table read from right to left: writes every byte of every source.
-// Source rows that no entry names become zero; filled rows of the destination
-// are not read. No two buffers may overlap.
+// Source rows that no entry names become zero; filled and kept rows of the
+// destination are not read. No two buffers may overlap.
 absl::Status RunAdjoint(const CopyTable& table, int64_t row_bytes,
                         ConstBytes destination,
                         absl::Span<const Bytes> sources);

@@ -74,6 +74,7 @@ int64_t WriteMoveTable(const CopyTable& table, Direction direction,
       table.entries().empty() ? 1 : table.entries()[0].destination_stride;
   Moves moves(first);
   for (const RowCopy& entry : table.entries()) {
+    if (entry.source == RowCopy::kKeep) continue;
     if (direction == Direction::kForward) {
       moves.Add(entry.source, entry.source_row, destination,
                 entry.destination_row, entry.row_count);
