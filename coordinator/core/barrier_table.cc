@@ -7,8 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/clique.h"
 #include "coordinator/core/timeout.h"
-#include "proto/plan/clique_name.h"
 #include "proto/plan/fingerprint.h"
+#include "proto/plan/group.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
 #include "proto/time/proto_time.h"
@@ -43,14 +43,9 @@ absl::StatusOr<std::vector<RankRange>> ScopeRanges(const Layout& layout,
       return std::vector<RankRange>{
           {module->RankAt(0), module->RankAt(module->rank_count() - 1)}};
     }
-  } else if (const auto name = ParseCliqueName(scope); name.has_value()) {
-    const Module* of = layout.FindModule(name->module);
-    const GroupKind* kind = FindGroupKind(name->kind);
-    if (of != nullptr && kind != nullptr && of->Has(*kind) &&
-        name->index >= 0 && name->index < of->GroupCount(*kind)) {
-      RETURN_IF_ERROR(Clique::CheckSize(*of, *kind));
-      ranks = of->Group(*kind, name->index);
-    }
+  } else if (const auto group = FindGroup(layout, scope); group.has_value()) {
+    RETURN_IF_ERROR(Clique::CheckSize(layout, *group));
+    ranks = RanksOf(layout, *group);
   }
   std::sort(ranks.begin(), ranks.end());
   return RangesOf(ranks);

@@ -7,27 +7,22 @@
 
 namespace shardwright {
 
-absl::Status Clique::CheckSize(const Module& module,
-                               const GroupKind& group_kind) {
-  const int64_t group_count = module.GroupCount(group_kind);
-  if (group_count == 0 ||
-      module.rank_count() / group_count <= kCliqueMembersMax) {
-    return absl::OkStatus();
-  }
-  return Error(absl::StatusCode::kInvalidArgument, "CLIQUE_TOO_LARGE",
-               absl::StrCat("groups of ", module.name(), "/", group_kind.name,
-                            " have ", module.rank_count() / group_count,
-                            " ranks; a clique has at most ", kCliqueMembersMax,
-                            "; form other kinds"));
+absl::Status Clique::CheckSize(const Layout& layout, const Group& group) {
+  const int64_t size = SizeOf(layout, group);
+  if (size <= kCliqueMembersMax) return absl::OkStatus();
+  return Error(
+      absl::StatusCode::kInvalidArgument, "CLIQUE_TOO_LARGE",
+      absl::StrCat("groups of ", group.module->name(), "/", group.kind->name,
+                   " have ", size, " ranks; a clique has at most ",
+                   kCliqueMembersMax, "; form other kinds"));
 }
 
 Clique::Clique(const Layout& layout, v1::MemberKind member_kind,
-               const Module& module, const GroupKind& group_kind, int64_t group)
+               const Group& group)
     : job(layout.name()),
       kind(member_kind),
-      name(FormatCliqueName(
-          {module.name(), std::string(group_kind.name), group})),
-      ranks(module.Group(group_kind, group)),
+      name(group.name()),
+      ranks(RanksOf(layout, group)),
       seats(ranks.size()) {
   positions.reserve(ranks.size());
   for (size_t i = 0; i < ranks.size(); ++i) {

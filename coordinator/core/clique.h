@@ -11,7 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "coordinator/core/effects.h"
-#include "proto/plan/clique_name.h"
+#include "proto/plan/group.h"
 #include "proto/plan/layout.h"
 #include "proto/status/error.h"
 #include "shardwright/v1/communicator.pb.h"
@@ -44,14 +44,12 @@ struct Clique {
     bool gave_up = false;   // Absent because its own timeout passed.
   };
 
-  // Whether groups of that kind may be cliques. Errors:
+  // Whether the group may be a clique. Errors:
   //   INVALID_ARGUMENT CLIQUE_TOO_LARGE: above kCliqueMembersMax members.
-  static absl::Status CheckSize(const Module& module,
-                                const GroupKind& group_kind);
+  static absl::Status CheckSize(const Layout& layout, const Group& group);
 
   Clique() = default;
-  Clique(const Layout& layout, v1::MemberKind kind, const Module& module,
-         const GroupKind& group_kind, int64_t group);
+  Clique(const Layout& layout, v1::MemberKind kind, const Group& group);
 
   std::string job;
   v1::MemberKind kind = v1::MEMBER_KIND_UNSPECIFIED;

@@ -5,8 +5,8 @@
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/timeout.h"
-#include "proto/plan/clique_name.h"
 #include "proto/plan/fingerprint.h"
+#include "proto/plan/group.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
 #include "proto/time/proto_time.h"
@@ -69,13 +69,10 @@ CliqueTable::CliqueTable(int64_t term, const Membership& membership,
     : term_(term), membership_(membership), reports_(reports) {}
 
 Clique& CliqueTable::Find(const JobLayout& job, v1::MemberKind kind,
-                          const Module& module, const GroupKind& group_kind,
-                          int64_t group) {
-  const std::string name =
-      FormatCliqueName({module.name(), std::string(group_kind.name), group});
-  Clique& clique = cliques_[{job.layout->name(), kind, name}];
+                          const Group& group) {
+  Clique& clique = cliques_[{job.layout->name(), kind, group.name()}];
   if (!clique.ranks.empty()) return clique;
-  clique = Clique(*job.layout, kind, module, group_kind, group);
+  clique = Clique(*job.layout, kind, group);
   const auto first_attempt = first_attempts_.find(clique.job);
   if (first_attempt != first_attempts_.end()) {
     clique.attempt = first_attempt->second;
@@ -84,25 +81,21 @@ Clique& CliqueTable::Find(const JobLayout& job, v1::MemberKind kind,
 }
 
 // The caller's cliques, in creation order: the order of the group kinds. A rank
-// is of one module, and of one group of each kind.
+// is in one group of each kind at most.
 absl::StatusOr<std::vector<CliqueTable::CliquePlace>> CliqueTable::Wanted(
     const JobLayout& job, const MemberKey& member,
     const v1::FormCommunicatorsRequest& request) {
   ASSIGN_OR_RETURN(const Placement placement, job.layout->Find(member.rank));
   std::vector<CliquePlace> wanted;
-  for (const GroupKind& kind : GroupKinds()) {
-    if (!placement.module->Has(kind)) continue;
+  for (const auto& [group, position] : GroupsOf(*job.layout, placement)) {
     if (request.kinds_size() > 0 &&
-        !absl::c_linear_search(request.kinds(), kind.name)) {
+        !absl::c_linear_search(request.kinds(), group.kind->name)) {
       continue;
     }
-    const std::optional<int64_t> group =
-        placement.module->GroupOf(kind, placement.index);
-    if (!group.has_value()) continue;
-    RETURN_IF_ERROR(Clique::CheckSize(*placement.module, kind));
-    Clique& clique = Find(job, member.kind, *placement.module, kind, *group);
+    RETURN_IF_ERROR(Clique::CheckSize(*job.layout, group));
+    Clique& clique = Find(job, member.kind, group);
     if (clique.ranks.size() < 2) continue;
-    wanted.push_back({&clique, *clique.PositionOf(member.rank)});
+    wanted.push_back({&clique, static_cast<int>(position)});
   }
   return wanted;
 }
@@ -331,18 +324,10 @@ void CliqueTable::MemberLost(const Layout& layout, const MemberKey& member,
   }
   const absl::StatusOr<Placement> placement = layout.Find(member.rank);
   if (!placement.ok()) return;
-  for (const GroupKind& kind : GroupKinds()) {
-    if (!placement->module->Has(kind)) continue;
-    const std::optional<int64_t> group =
-        placement->module->GroupOf(kind, placement->index);
-    if (!group.has_value()) continue;
-    const auto clique =
-        cliques_.find({member.job, member.kind,
-                       FormatCliqueName({placement->module->name(),
-                                         std::string(kind.name), *group})});
+  for (const auto& [group, position] : GroupsOf(layout, *placement)) {
+    const auto clique = cliques_.find({member.job, member.kind, group.name()});
     if (clique == cliques_.end()) continue;
-    const std::optional<int> position = clique->second.PositionOf(member.rank);
-    if (position.has_value()) clique->second.seats[*position].gave_up = false;
+    clique->second.seats[position].gave_up = false;
     ++clique->second.version;
     Abort(clique->second, "PEER_LOST", what, now, effects);
   }

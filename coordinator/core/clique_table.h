@@ -130,8 +130,7 @@ class CliqueTable {
   absl::StatusOr<std::vector<CliquePlace>> Wanted(
       const JobLayout& job, const MemberKey& member,
       const v1::FormCommunicatorsRequest& request);
-  Clique& Find(const JobLayout& job, v1::MemberKind kind, const Module& module,
-               const GroupKind& group_kind, int64_t group);
+  Clique& Find(const JobLayout& job, v1::MemberKind kind, const Group& group);
   absl::StatusOr<CliquePlace> FindAttempt(const v1::Caller& caller,
                                           const v1::Attempt& attempt);
   void Close(StreamId stream, absl::string_view what, bool gave_up,

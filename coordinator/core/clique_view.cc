@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -9,6 +10,7 @@
 #include "coordinator/core/clique_table.h"
 #include "coordinator/core/page.h"
 #include "proto/plan/clique_name.h"
+#include "proto/plan/group.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
 
@@ -64,9 +66,6 @@ absl::StatusOr<IdleClique> IdleClique::Create(
         absl::StrCat("\"", text, "\" is no clique of job ", layout.name(), ": ",
                      why, "; a clique is MODULE/KIND/INDEX"));
   };
-  const auto by_name = [](std::string* out, const auto& named) {
-    absl::StrAppend(out, named.name);
-  };
   const std::optional<CliqueName> name = ParseCliqueName(text);
   const Module* module =
       name.has_value() ? layout.FindModule(name->module) : nullptr;
@@ -79,21 +78,26 @@ absl::StatusOr<IdleClique> IdleClique::Create(
                                    })));
   }
   const GroupKind* group_kind = FindGroupKind(name->kind);
-  if (group_kind == nullptr || !module->Has(*group_kind)) {
-    return not_found(absl::StrCat("its kinds are ",
-                                  absl::StrJoin(GroupKinds(), ", ", by_name)));
+  const int64_t count =
+      group_kind == nullptr ? 0 : GroupCount(layout, *module, *group_kind);
+  if (count == 0) {
+    std::vector<absl::string_view> kinds;
+    for (const GroupKind& kind : GroupKinds()) {
+      if (GroupCount(layout, *module, kind) > 0) kinds.push_back(kind.name);
+    }
+    return not_found(absl::StrCat("the kinds of ", module->name(), " are ",
+                                  absl::StrJoin(kinds, ", ")));
   }
-  const int64_t count = module->GroupCount(*group_kind);
   if (name->index < 0 || name->index >= count) {
     return not_found(absl::StrCat(name->module, "/", name->kind,
                                   " has indexes 0 to ", count - 1));
   }
-  RETURN_IF_ERROR(Clique::CheckSize(*module, *group_kind));
+  const Group group = {module, group_kind, name->index};
+  RETURN_IF_ERROR(Clique::CheckSize(layout, group));
   IdleClique idle;
   ASSIGN_OR_RETURN(idle.after, NumberFromPageToken(request.page_token()));
   idle.generation = job.generation();
-  idle.clique =
-      Clique(layout, KindOf(request), *module, *group_kind, name->index);
+  idle.clique = Clique(layout, KindOf(request), group);
   idle.clique.Missing();
   return idle;
 }

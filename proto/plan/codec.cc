@@ -9,6 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/unknown_field_set.h"
+#include "proto/plan/clique_name.h"
+#include "proto/plan/group.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
 
@@ -359,14 +361,13 @@ absl::StatusOr<v1::RankExplanation> ExplainRank(const Layout& layout, Rank rank,
   *message.mutable_coordinates() = ToProto(module.CoordinatesAt(at.index));
   *message.mutable_parallelism() = ParallelismOf(module);
   message.set_dp_size(module.dp());
-  for (const GroupKind& kind : GroupKinds()) {
-    const std::optional<int64_t> group = module.GroupOf(kind, at.index);
-    if (!group.has_value()) continue;
+  for (const auto& [group, position] : GroupsOf(layout, at)) {
     v1::GroupMembership& membership = *message.add_groups();
-    membership.set_kind(std::string(kind.name));
-    membership.set_index(*group);
-    membership.set_position(module.PositionOf(kind, at.index));
-    for (const Strided& from : module.StridedGroup(kind, *group)) {
+    if (group.module != &module) membership.set_module(group.module->name());
+    membership.set_kind(std::string(group.kind->name));
+    membership.set_index(group.index);
+    membership.set_position(position);
+    for (const Strided& from : StridedRanksOf(layout, group)) {
       v1::StridedRanks& to = *membership.add_members();
       to.set_first(from.first);
       for (const Strided::Dimension& dimension : from.dimensions) {
@@ -377,6 +378,13 @@ absl::StatusOr<v1::RankExplanation> ExplainRank(const Layout& layout, Rank rank,
     }
   }
   return message;
+}
+
+std::string NameOf(const v1::RankExplanation& rank,
+                   const v1::GroupMembership& group) {
+  return FormatCliqueName(
+      {group.module().empty() ? rank.module() : group.module(), group.kind(),
+       group.index()});
 }
 
 std::vector<Rank> RanksOf(const v1::GroupMembership& group) {

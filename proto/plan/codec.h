@@ -4,6 +4,7 @@
 #ifndef PROTO_PLAN_CODEC_H_
 #define PROTO_PLAN_CODEC_H_
 
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -65,6 +66,10 @@ absl::StatusOr<RoutePlan> RoutePlanFromProto(const v1::RoutePlan& message);
 //   NOT_FOUND RANK_NOT_FOUND
 absl::StatusOr<v1::RankExplanation> ExplainRank(const Layout& layout, Rank rank,
                                                 int64_t generation);
+
+// The name of a group of that rank, which is its clique's: "language/tp/3".
+std::string NameOf(const v1::RankExplanation& rank,
+                   const v1::GroupMembership& group);
 
 // The members of a group in group order. Empty if there are more than a layout
 // can have ranks, which no coordinator says.

@@ -137,6 +137,31 @@ TEST(CodecTest, ExplainsARankWithAllItsGroups) {
   EXPECT_THAT(ExplainRank(layout, 2, 7), HasReason("RANK_NOT_FOUND"));
 }
 
+TEST(CodecTest, AGroupOfAnotherModuleBearsItsName) {
+  LayoutSpec spec;
+  spec.name = "two";
+  spec.world_size = 3;
+  for (const Role role : {Role::kEncoder, Role::kLanguage}) {
+    ModuleSpec& module = spec.modules.emplace_back();
+    module.name = role == Role::kEncoder ? "images" : "language";
+    module.role = role;
+    module.first_rank = role == Role::kEncoder ? 0 : 2;
+    module.rank_count = role == Role::kEncoder ? 2 : 1;
+  }
+  spec.edges = {{"images", "language"}};
+  const Layout layout = *Layout::Create(spec);
+  const v1::RankExplanation encoder = *ExplainRank(layout, 1, 7);
+  EXPECT_EQ(NameOf(encoder, encoder.groups(0)), "images/tp/1");
+  const v1::GroupMembership& bridge = *encoder.groups().rbegin();
+  EXPECT_EQ(bridge.module(), "language");
+  EXPECT_EQ(NameOf(encoder, bridge), "language/bridge/0");
+  EXPECT_THAT(RanksOf(bridge), ElementsAre(2, 0, 1));
+  EXPECT_EQ(bridge.position(), 2);
+  const v1::RankExplanation language = *ExplainRank(layout, 2, 7);
+  EXPECT_EQ(language.groups().rbegin()->module(), "");
+  EXPECT_EQ(NameOf(language, *language.groups().rbegin()), "language/bridge/0");
+}
+
 TEST(CodecTest, ARankOfAMillionIsExplainedInAKilobyte) {
   LayoutSpec spec;
   spec.name = "large";

@@ -31,6 +31,12 @@ absl::Span<const GroupKind> GroupKinds() {
       {"expert_gtp_remat_dp", {Dim::kExpertGtpRemat, Dim::kExpertDp}, kExpert},
       {"embd", {Dim::kPp}, !kExpert, Members::kFirstAndLast, true},
       {"pos_embd", {Dim::kPp}, !kExpert, Members::kFirst, true},
+      {"bridge",
+       {Dim::kTp, Dim::kGtpRemat, Dim::kDp, Dim::kCp},
+       !kExpert,
+       Members::kAll,
+       true,
+       /*across_modules=*/true},
   };
   return kKinds;
 }

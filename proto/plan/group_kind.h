@@ -1,5 +1,6 @@
-// The kinds of process groups that a module has: those that Megatron-Core's
-// MIMO topology creates, under the names of `shardctl layout groups`.
+// The kinds of process groups that a layout has: those that Megatron-Core's
+// MIMO topology creates in each module, under the names of `shardctl layout
+// groups`, and "bridge", which is Shardwright's own.
 
 #ifndef PROTO_PLAN_GROUP_KIND_H_
 #define PROTO_PLAN_GROUP_KIND_H_
@@ -23,6 +24,9 @@ struct GroupKind {
   bool expert_view = false;  // `dims` are of the expert grid.
   Members members = Members::kAll;
   bool language_only = false;  // Encoders have no such groups.
+
+  // Ranks of several modules, as group.h says; `dims` are those of each stage.
+  bool across_modules = false;
 };
 
 // All kinds, in the order in which communicators are created.

@@ -106,9 +106,11 @@ class Module {
   // REQUIRES: each coordinate is below its size.
   int64_t IndexAt(const Coordinates& coordinates) const;
 
-  // Whether the module has groups of this kind.
+  // Whether the module has groups of this kind by itself: what follows does not
+  // know of groups that have ranks of several modules. group.h has them all.
   bool Has(const GroupKind& kind) const {
-    return !kind.language_only || role() == Role::kLanguage;
+    return !kind.across_modules &&
+           (!kind.language_only || role() == Role::kLanguage);
   }
   // REQUIRES: Has(kind), and 0 <= group < GroupCount(kind).
   int64_t GroupCount(const GroupKind& kind) const;

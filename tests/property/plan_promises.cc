@@ -12,7 +12,7 @@
 #include "coordinator/planner/planner.h"
 #include "proto/plan/codec.h"
 #include "proto/plan/grid.h"
-#include "proto/plan/group_kind.h"
+#include "proto/plan/group.h"
 #include "proto/status/status_macros.h"
 #include "worker/exec/executor.h"
 
@@ -271,6 +271,36 @@ absl::Status CheckGroupsOfKind(const Module& module, const GroupKind& kind,
   return absl::OkStatus();
 }
 
+// The bridge, by what is said of it: the language module's first stage, then
+// the last of each encoder that has an edge, each a group over all dimensions
+// but pp.
+absl::Status CheckBridge(const Layout& layout,
+                         std::vector<GroupNames>& names_of_rank) {
+  const GroupKind& stage = *FindGroupKind("tp_dp_cp");
+  std::vector<Rank> expected;
+  const auto add = [&](const Module& module, int64_t index) {
+    for (Rank rank : module.Group(stage, index)) expected.push_back(rank);
+  };
+  if (!layout.edges().empty()) add(layout.language(), 0);
+  for (const Module& module : layout.modules()) {
+    for (const EdgeSpec& edge : layout.edges()) {
+      if (edge.from == module.name()) add(module, module.pp() - 1);
+    }
+  }
+  const std::string name = absl::StrCat(layout.language().name(), "/bridge/0");
+  const std::optional<Group> bridge = FindGroup(layout, name);
+  if (bridge.has_value() == layout.edges().empty()) {
+    return Broken("a layout has a bridge if it has edges");
+  }
+  if (!bridge.has_value()) return absl::OkStatus();
+  if (RanksOf(layout, *bridge) != expected ||
+      SizeOf(layout, *bridge) != static_cast<int64_t>(expected.size())) {
+    return Broken("the bridge has the stages at the ends of the edges");
+  }
+  for (Rank rank : expected) names_of_rank[rank].push_back(name);
+  return absl::OkStatus();
+}
+
 absl::Status CheckOneOrder(const GroupNames& a, const GroupNames& b) {
   GroupNames common_of_a, common_of_b;
   for (const std::string& name : a) {
@@ -352,17 +382,17 @@ absl::Status CheckGroups(const Layout& layout) {
       }
     }
   }
+  RETURN_IF_ERROR(CheckBridge(layout, names_of_rank));
   // In the order in which each rank is told them.
   std::vector<GroupNames> told(layout.world_size());
   for (Rank rank = 0; rank < layout.world_size(); ++rank) {
     ASSIGN_OR_RETURN(const v1::RankExplanation explained,
                      ExplainRank(layout, rank, 1));
     for (const v1::GroupMembership& group : explained.groups()) {
-      told[rank].push_back(absl::StrCat(explained.module(), "/", group.kind(),
-                                        "/", group.index()));
-      const Module& module = *layout.FindModule(explained.module());
+      told[rank].push_back(NameOf(explained, group));
+      const std::optional<Group> named = FindGroup(layout, told[rank].back());
       const std::vector<Rank> ranks = RanksOf(group);
-      if (ranks != module.Group(*FindGroupKind(group.kind()), group.index())) {
+      if (!named.has_value() || ranks != RanksOf(layout, *named)) {
         return Broken("a group is told as it is");
       }
       if (ranks[group.position()] != rank) {

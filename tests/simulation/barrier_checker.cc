@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_join.h"
-#include "proto/plan/clique_name.h"
+#include "proto/plan/group.h"
 #include "proto/status/error.h"
 #include "proto/time/proto_time.h"
 
@@ -28,13 +28,8 @@ std::vector<Rank> BarrierChecker::ScopeRanks(const std::string& job,
     for (int64_t i = 0; i < module->rank_count(); ++i) {
       ranks.push_back(module->RankAt(i));
     }
-  } else if (const auto name = ParseCliqueName(scope)) {
-    const Module* of = layout.FindModule(name->module);
-    const GroupKind* kind = FindGroupKind(name->kind);
-    if (of != nullptr && kind != nullptr && of->Has(*kind) &&
-        name->index >= 0 && name->index < of->GroupCount(*kind)) {
-      ranks = of->Group(*kind, name->index);
-    }
+  } else if (const auto group = FindGroup(layout, scope)) {
+    ranks = RanksOf(layout, *group);
   }
   std::sort(ranks.begin(), ranks.end());
   return ranks;

@@ -63,7 +63,8 @@ bool Simulation::Happens(absl::Duration every) {
 }
 
 void Simulation::AddJobs() {
-  const std::vector<std::string> kinds = {"tp", "cp", "dp", "tp_cp", "embd"};
+  const std::vector<std::string> kinds = {"tp",    "cp",   "dp",
+                                          "tp_cp", "embd", "bridge"};
   for (int i = 0; i < options_.job_count; ++i) {
     const std::string name = absl::StrCat("job-", i);
     Job& job = jobs_[name];

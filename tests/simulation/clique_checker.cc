@@ -2,8 +2,7 @@
 
 #include <algorithm>
 
-#include "proto/plan/clique_name.h"
-#include "proto/plan/group_kind.h"
+#include "proto/plan/group.h"
 #include "proto/status/error.h"
 #include "proto/time/proto_time.h"
 
@@ -60,20 +59,15 @@ std::vector<CliqueChecker::Clique*> CliqueChecker::Wanted(
   if (job == nullptr) return wanted;
   const absl::StatusOr<Placement> placement = job->layout->Find(member.rank);
   if (!placement.ok()) return wanted;
-  const Module& module = *placement->module;
   const auto& kinds = request.kinds();
-  for (const GroupKind& kind : GroupKinds()) {
-    if (!module.Has(kind) ||
-        (!kinds.empty() &&
-         std::find(kinds.begin(), kinds.end(), kind.name) == kinds.end())) {
+  for (const auto& [group, position] : GroupsOf(*job->layout, *placement)) {
+    if (!kinds.empty() && std::find(kinds.begin(), kinds.end(),
+                                    group.kind->name) == kinds.end()) {
       continue;
     }
-    const auto group = module.GroupOf(kind, placement->index);
-    if (!group.has_value()) continue;
-    std::vector<Rank> ranks = module.Group(kind, *group);
+    std::vector<Rank> ranks = RanksOf(*job->layout, group);
     if (ranks.size() < 2) continue;
-    const std::string name =
-        FormatCliqueName({module.name(), std::string(kind.name), *group});
+    const std::string name = group.name();
     Clique& clique = cliques_[{member.job, member.kind, name}];
     clique.name = name;
     clique.ranks = std::move(ranks);

@@ -4,8 +4,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "proto/plan/clique_name.h"
-#include "proto/plan/group_kind.h"
+#include "proto/plan/group.h"
 #include "proto/status/error.h"
 #include "tests/simulation/process.h"
 
@@ -55,21 +54,17 @@ void Process::LearnIdentity(const absl::StatusOr<JobLayout>& job) {
   layout_digest_ = job->layout->digest();
   EndActive([](const Clique&) { return true; }, /*report=*/false);
   cliques_.clear();
-  const Module& module = *placement->module;
-  module_ = module.name();
-  for (const GroupKind& kind : GroupKinds()) {
-    const std::string name(kind.name);
-    if (!module.Has(kind) ||
-        (!kinds_.empty() &&
-         std::count(kinds_.begin(), kinds_.end(), name) == 0)) {
+  module_ = placement->module->name();
+  for (const auto& [group, position] : GroupsOf(*job->layout, *placement)) {
+    const std::string kind(group.kind->name);
+    if (!kinds_.empty() &&
+        std::count(kinds_.begin(), kinds_.end(), kind) == 0) {
       continue;
     }
-    const auto group = module.GroupOf(kind, placement->index);
-    if (!group.has_value()) continue;
-    std::vector<Rank> ranks = module.Group(kind, *group);
+    std::vector<Rank> ranks = RanksOf(*job->layout, group);
     if (ranks.size() < 2) continue;
-    Clique& clique = cliques_[FormatCliqueName({module_, name, *group})];
-    clique.kind = name;
+    Clique& clique = cliques_[group.name()];
+    clique.kind = kind;
     clique.ranks = std::move(ranks);
   }
   Work();

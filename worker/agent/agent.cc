@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "proto/plan/clique_name.h"
 #include "proto/plan/codec.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
@@ -252,9 +251,7 @@ absl::Status Agent::LearnIdentity() {
             options_.kinds.end()) {
       continue;
     }
-    cliques.push_back(
-        {FormatCliqueName({rank.module(), group.kind(), group.index()}),
-         group.kind(), RanksOf(group)});
+    cliques.push_back({NameOf(rank, group), group.kind(), RanksOf(group)});
   }
   cliques_.Reset(cliques, Ended("STALE_GENERATION", "the layout has changed"));
   const v1::Coordinates& at = rank.coordinates();
