@@ -46,10 +46,8 @@ void PrintExplanation(const Console& console,
                     {"RANKS"}});
   for (const v1::GroupMembership& group : explanation.groups()) {
     const std::vector<Rank> ranks = RanksOf(group);
-    groups.AddRow({absl::StrCat(explanation.module(), "/", group.kind(), "/",
-                                group.index()),
-                   absl::StrCat(group.position()), absl::StrCat(ranks.size()),
-                   FormatRanks(ranks)});
+    groups.AddRow({NameOf(explanation, group), absl::StrCat(group.position()),
+                   absl::StrCat(ranks.size()), FormatRanks(ranks)});
   }
   console.Print(groups.Format());
   console.Print("\n");

@@ -15,6 +15,7 @@
 #include "client/cli/placement_report.h"
 #include "client/cli/plan_source.h"
 #include "proto/plan/clique_name.h"
+#include "proto/plan/group.h"
 #include "proto/plan/problem.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
@@ -64,11 +65,8 @@ std::string SuggestClique(const JobOptions& options, const std::string& name) {
   std::vector<std::string> names;
   for (const Module& module : source->layout().modules()) {
     for (const GroupKind& kind : GroupKinds()) {
-      if (!module.Has(kind) || parsed->index >= module.GroupCount(kind)) {
-        continue;
-      }
-      names.push_back(FormatCliqueName(
-          {module.name(), absl::StrCat(kind.name), parsed->index}));
+      if (parsed->index >= GroupCount(source->layout(), module, kind)) continue;
+      names.push_back(Group{&module, &kind, parsed->index}.name());
     }
   }
   return DidYouMean(name, names);

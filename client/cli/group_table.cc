@@ -5,25 +5,25 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/text_table.h"
+#include "proto/plan/group.h"
 
 namespace shardwright {
 namespace {
 
 constexpr int kWidth = 100;  // Where there is no terminal.
 
-std::string FormatGroup(const Module& module, const GroupKind& kind,
-                        int64_t group, int width) {
-  const std::vector<Rank> ranks = module.Group(kind, group);
-  return absl::StrCat("[", FormatRanks(ranks, width / 2), "]");
+std::string FormatGroup(const Layout& layout, const Group& group, int width) {
+  return absl::StrCat("[", FormatRanks(RanksOf(layout, group), width / 2), "]");
 }
 
 // As many groups as fit into `width` columns.
-std::string FormatGroupsOfKind(const Module& module, const GroupKind& kind,
-                               int width) {
-  const int64_t count = module.GroupCount(kind);
+std::string FormatGroupsOfKind(const Layout& layout, const Module& module,
+                               const GroupKind& kind, int width) {
+  const int64_t count = GroupCount(layout, module, kind);
   std::string text;
   for (int64_t group = 0; group < count; ++group) {
-    const std::string next = FormatGroup(module, kind, group, width);
+    const std::string next =
+        FormatGroup(layout, {&module, &kind, group}, width);
     const bool last = group + 1 == count;
     const int reserve = last ? 0 : 16;  // " and 1234567 more"
     if (group > 0 &&
@@ -97,15 +97,15 @@ std::string FormatGroups(const Layout& layout, const Terminal& terminal) {
                      {"size", Align::kRight},
                      {"ranks"}});
     for (const GroupKind& kind : GroupKinds()) {
-      if (!module.Has(kind)) continue;
-      const int64_t count = module.GroupCount(kind);
-      const int64_t size = static_cast<int64_t>(module.Group(kind, 0).size());
+      const int64_t count = GroupCount(layout, module, kind);
+      if (count == 0) continue;
+      const int64_t size = SizeOf(layout, {&module, &kind, 0});
       // The names of kinds have up to 19 letters, and the counts 9 columns
       // each.
       const int width = std::max(terminal.width.value_or(kWidth) - 40, 24);
       table.AddRow({std::string(kind.name), absl::StrCat(count),
                     absl::StrCat(size),
-                    FormatGroupsOfKind(module, kind, width)});
+                    FormatGroupsOfKind(layout, module, kind, width)});
     }
     text += table.Format();
   }

@@ -4,10 +4,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "client/cli/group_table.h"
 #include "client/cli/text_table.h"
-#include "proto/plan/clique_name.h"
 #include "proto/status/status_macros.h"
 
 namespace shardwright {
@@ -57,22 +56,20 @@ std::vector<DimensionPlace> PlacesIn(const Grid& grid, int64_t index) {
   return places;
 }
 
-GroupPlace PlaceInGroup(const std::vector<DimensionPlace>& places,
-                        const GroupKind& kind, int64_t group, int64_t index) {
-  GroupPlace place;
-  place.kind = &kind;
-  place.index = group;
+// Those whose group of that kind holds the rank at `index`.
+MembersPlace MembersAround(const Module& module, const GroupKind& kind,
+                           int64_t index) {
+  MembersPlace place;
+  place.module = &module;
   place.first_index = index;
-  for (const DimensionPlace& dim : places) {
+  const Grid& grid = kind.expert_view ? module.expert_grid() : module.grid();
+  for (const DimensionPlace& dim : PlacesIn(grid, index)) {
     if (!kind.dims.contains(dim.dim)) continue;
     place.first_index -= dim.coordinate * dim.stride;
     if (kind.members == Members::kFirst) continue;
     const bool ends = kind.members == Members::kFirstAndLast;
     const Axis axis = ends ? Axis{2, dim.stride * (dim.size - 1)}
                            : Axis{dim.size, dim.stride};
-    const int64_t coordinate =
-        ends ? (dim.coordinate > 0 ? 1 : 0) : dim.coordinate;
-    place.position += coordinate * place.size;
     place.size *= axis.count;
     const bool continues =
         !place.axes.empty() &&
@@ -82,6 +79,23 @@ GroupPlace PlaceInGroup(const std::vector<DimensionPlace>& places,
     } else {
       place.axes.push_back(axis);
     }
+  }
+  return place;
+}
+
+GroupPlace PlaceOf(const Layout& layout, const Placement& at,
+                   const GroupMembership& membership) {
+  GroupPlace place;
+  place.group = membership.group;
+  place.position = membership.position;
+  place.size = SizeOf(layout, membership.group);
+  place.own = MembersAround(*at.module, *membership.group.kind, at.index);
+  const std::vector<GroupPart> parts = PartsOf(layout, membership.group);
+  if (parts.size() == 1) return place;
+  for (const auto& [module, kind, index] : parts) {
+    const Rank first = module->StridedGroup(*kind, index)[0].first;
+    place.parts.push_back(
+        MembersAround(*module, *kind, *module->IndexOf(first)));
   }
   return place;
 }
@@ -96,11 +110,6 @@ bool Varies(const GroupKind& kind, Dim dim) {
   return kind.dims.contains(dim) && kind.members != Members::kFirst;
 }
 
-std::string NameOf(const PlacementReport& report, const GroupPlace& group) {
-  return FormatCliqueName(
-      {report.module->name(), std::string(group.kind->name), group.index});
-}
-
 Json DimensionsJson(const std::vector<DimensionPlace>& places) {
   Json list = Json::array();
   for (const DimensionPlace& place : places) {
@@ -110,32 +119,6 @@ Json DimensionsJson(const std::vector<DimensionPlace>& places) {
                     {"coordinate", place.coordinate}});
   }
   return list;
-}
-
-Json GroupJson(const PlacementReport& report, const GroupPlace& group) {
-  Json varies = Json::array();
-  Json fixed = Json::object();
-  for (const DimensionPlace& place : PlacesOf(report, *group.kind)) {
-    if (Varies(*group.kind, place.dim)) {
-      varies.push_back(DimName(place.dim));
-    } else {
-      fixed[std::string(DimName(place.dim))] = place.coordinate;
-    }
-  }
-  Json axes = Json::array();
-  for (const Axis& axis : group.axes) {
-    axes.push_back({{"count", axis.count}, {"stride", axis.stride}});
-  }
-  return {{"name", NameOf(report, group)},
-          {"kind", group.kind->name},
-          {"index", group.index},
-          {"position", group.position},
-          {"size", group.size},
-          {"view", group.kind->expert_view ? "expert" : "base"},
-          {"varies", std::move(varies)},
-          {"fixed", std::move(fixed)},
-          {"first_index", group.first_index},
-          {"axes", std::move(axes)}};
 }
 
 // The module's ranks in grid order, as [first, count] runs.
@@ -154,9 +137,63 @@ std::vector<Axis> RankRuns(const Module& module) {
   return runs;
 }
 
-int64_t IndexOfMember(const GroupPlace& group, int64_t position) {
-  int64_t index = group.first_index;
-  for (const Axis& axis : group.axes) {
+Json RunsJson(const Module& module) {
+  Json runs = Json::array();
+  for (const Axis& run : RankRuns(module)) {
+    runs.push_back(Json::array({run.stride, run.count}));
+  }
+  return runs;
+}
+
+Json AxesJson(const MembersPlace& members) {
+  Json axes = Json::array();
+  for (const Axis& axis : members.axes) {
+    axes.push_back({{"count", axis.count}, {"stride", axis.stride}});
+  }
+  return axes;
+}
+
+// Null where all members are of the rank's module.
+Json PartsJson(const GroupPlace& group) {
+  if (group.parts.empty()) return nullptr;
+  Json parts = Json::array();
+  for (const MembersPlace& part : group.parts) {
+    parts.push_back({{"module", part.module->name()},
+                     {"rank_runs", RunsJson(*part.module)},
+                     {"size", part.size},
+                     {"first_index", part.first_index},
+                     {"axes", AxesJson(part)}});
+  }
+  return parts;
+}
+
+Json GroupJson(const PlacementReport& report, const GroupPlace& place) {
+  const GroupKind& kind = *place.group.kind;
+  Json varies = Json::array();
+  Json fixed = Json::object();
+  for (const DimensionPlace& dimension : PlacesOf(report, kind)) {
+    if (Varies(kind, dimension.dim)) {
+      varies.push_back(DimName(dimension.dim));
+    } else {
+      fixed[std::string(DimName(dimension.dim))] = dimension.coordinate;
+    }
+  }
+  return {{"name", place.group.name()},
+          {"kind", kind.name},
+          {"index", place.group.index},
+          {"position", place.position},
+          {"size", place.size},
+          {"view", kind.expert_view ? "expert" : "base"},
+          {"varies", std::move(varies)},
+          {"fixed", std::move(fixed)},
+          {"first_index", place.own.first_index},
+          {"axes", AxesJson(place.own)},
+          {"parts", PartsJson(place)}};
+}
+
+int64_t IndexOfMember(const MembersPlace& members, int64_t position) {
+  int64_t index = members.first_index;
+  for (const Axis& axis : members.axes) {
     index += position % axis.count * axis.stride;
     position /= axis.count;
   }
@@ -164,8 +201,9 @@ int64_t IndexOfMember(const GroupPlace& group, int64_t position) {
 }
 
 // "4-5, 8-9, 12-13, ..., 64-65": the first runs and the last.
-std::string FormatMemberRanks(const Module& module, const GroupPlace& group) {
+std::string FormatRanksOf(const MembersPlace& group) {
   constexpr int64_t kRunsMax = 5;
+  const Module& module = *group.module;
   const bool runs = module.listed_ranks().empty() && !group.axes.empty() &&
                     group.axes[0].stride == 1;
   const int64_t run_length = runs ? group.axes[0].count : 1;
@@ -184,16 +222,26 @@ std::string FormatMemberRanks(const Module& module, const GroupPlace& group) {
 }
 
 // "4 + [0,2) + 4*[0,16)"
-std::string FormatSum(const PlacementReport& report, const GroupPlace& group) {
-  const bool listed = !report.module->listed_ranks().empty();
+std::string FormatSum(const MembersPlace& group) {
+  const bool listed = !group.module->listed_ranks().empty();
   std::string text = absl::StrCat(
-      listed ? group.first_index : report.module->RankAt(group.first_index));
+      listed ? group.first_index : group.module->RankAt(group.first_index));
   for (const Axis& axis : group.axes) {
     absl::StrAppend(&text, " + ");
     if (axis.stride > 1) absl::StrAppend(&text, axis.stride, "*");
     absl::StrAppend(&text, "[0,", axis.count, ")");
   }
   return listed ? absl::StrCat("rank at ", text) : text;
+}
+
+// What `format` says of the members, part by part.
+template <typename Format>
+std::string FormatParts(const GroupPlace& group, const Format& format) {
+  if (group.parts.empty()) return format(group.own);
+  return absl::StrJoin(
+      group.parts, "; ", [&](std::string* out, const MembersPlace& part) {
+        absl::StrAppend(out, part.module->name(), " ", format(part));
+      });
 }
 
 std::string FormatArithmetic(const PlacementReport& report,
@@ -240,15 +288,16 @@ std::string FormatGroupTable(const PlacementReport& report, bool expert_view,
   TextTable table(std::move(columns));
   int64_t rows = 0;
   for (const GroupPlace& group : report.groups) {
-    if (group.kind->expert_view != expert_view || group.size == 1) continue;
-    std::vector<std::string> cells = {NameOf(report, group),
+    const GroupKind& kind = *group.group.kind;
+    if (kind.expert_view != expert_view || group.size == 1) continue;
+    std::vector<std::string> cells = {group.group.name(),
                                       absl::StrCat(group.size)};
     if (wide) cells.push_back(absl::StrCat(group.position));
     for (const DimensionPlace& place : places) {
-      cells.push_back(Pattern(*group.kind, place));
+      cells.push_back(Pattern(kind, place));
     }
-    cells.push_back(FormatMemberRanks(*report.module, group));
-    if (wide) cells.push_back(FormatSum(report, group));
+    cells.push_back(FormatParts(group, FormatRanksOf));
+    if (wide) cells.push_back(FormatParts(group, FormatSum));
     table.AddRow(std::move(cells));
     ++rows;
   }
@@ -285,12 +334,16 @@ absl::StatusOr<PlacementReport> ReportPlacement(const Layout& layout,
   report.index = at.index;
   report.base = PlacesIn(at.module->grid(), at.index);
   report.expert = PlacesIn(at.module->expert_grid(), at.index);
+  for (const GroupMembership& membership : GroupsOf(layout, at)) {
+    report.groups.push_back(PlaceOf(layout, at, membership));
+  }
+  auto next = report.groups.begin();
   for (const GroupKind& kind : GroupKinds()) {
-    if (!at.module->Has(kind)) continue;
-    if (const auto group = at.module->GroupOf(kind, at.index)) {
-      report.groups.push_back(
-          PlaceInGroup(PlacesOf(report, kind), kind, *group, at.index));
-    } else {
+    if (next != report.groups.end() && next->group.kind == &kind) {
+      ++next;
+    } else if (GroupCount(layout,
+                          kind.across_modules ? layout.language() : *at.module,
+                          kind) > 0) {
       report.absent.push_back(&kind);
     }
   }
@@ -298,10 +351,6 @@ absl::StatusOr<PlacementReport> ReportPlacement(const Layout& layout,
 }
 
 nlohmann::ordered_json PlacementJson(const PlacementReport& report) {
-  Json runs = Json::array();
-  for (const Axis& run : RankRuns(*report.module)) {
-    runs.push_back(Json::array({run.stride, run.count}));
-  }
   Json groups = Json::array();
   for (const GroupPlace& group : report.groups) {
     groups.push_back(GroupJson(report, group));
@@ -314,7 +363,7 @@ nlohmann::ordered_json PlacementJson(const PlacementReport& report) {
            {{"name", report.module->name()},
             {"role", RoleName(report.module->role())},
             {"rank_count", report.module->rank_count()},
-            {"rank_runs", std::move(runs)}}},
+            {"rank_runs", RunsJson(*report.module)}}},
           {"index", report.index},
           {"dimensions", DimensionsJson(report.base)},
           {"expert_dimensions", DimensionsJson(report.expert)},
@@ -335,11 +384,13 @@ std::string FormatPlacement(const PlacementReport& report, bool wide,
     absl::StrAppend(&text, "its index there is ", report.index,
                     ", its place in the module's list of ranks\n");
   }
+  const std::string groups = FormatGroupTable(report, false, wide);
   if (report.base.empty() && report.expert.empty()) {
-    return text + "the module has no other rank, so it is alone everywhere\n";
+    return absl::StrCat(
+        text, "the module has no other rank",
+        groups.empty() ? ", so it is alone everywhere\n" : "\n\n", groups);
   }
   absl::StrAppend(&text, "\n", FormatArithmetic(report, report.base));
-  const std::string groups = FormatGroupTable(report, false, wide);
   if (!groups.empty()) absl::StrAppend(&text, "\n", groups);
   const std::string experts = FormatGroupTable(report, true, wide);
   if (!experts.empty()) {
@@ -348,19 +399,27 @@ std::string FormatPlacement(const PlacementReport& report, bool wide,
   }
   std::vector<std::string> alone;
   for (const GroupPlace& group : report.groups) {
-    if (group.size == 1) alone.push_back(NameOf(report, group));
+    if (group.size == 1) alone.push_back(group.group.name());
   }
   std::vector<std::string> absent;
+  bool not_in_stages = false, not_in_bridge = false;
   for (const GroupKind* kind : report.absent) {
     absent.push_back(std::string(kind->name));
+    (kind->across_modules ? not_in_bridge : not_in_stages) = true;
   }
   absl::StrAppend(&text, "\n", kVaries,
                   " varies within the group; a number is the coordinate that "
                   "all its members share\n",
                   FormatNames("alone in", alone, terminal),
                   FormatNames("not in", absent, terminal));
-  if (!absent.empty()) {
-    text += "  those are for the first pipeline stage, embd for the last too\n";
+  if (not_in_stages) {
+    text +=
+        "  pos_embd is for the first pipeline stage, embd for the last too\n";
+  }
+  if (not_in_bridge) {
+    text +=
+        "  bridge is for the language module's first pipeline stage, and for "
+        "the\n  last of each encoder that an edge leaves\n";
   }
   return text;
 }

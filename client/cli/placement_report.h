@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "client/cli/terminal.h"
 #include "nlohmann/json.hpp"
+#include "proto/plan/group.h"
 #include "proto/plan/layout.h"
 
 namespace shardwright {
@@ -32,15 +33,24 @@ struct Axis {
   int64_t stride = 1;
 };
 
-// A group that a rank is in. Its members' indexes are first_index plus any
-// multiple, below its count, of each axis' stride; the first axis is fastest.
-struct GroupPlace {
-  const GroupKind* kind = nullptr;
-  int64_t index = 0;     // Which of the module's groups of that kind.
-  int64_t position = 0;  // The rank's group rank.
+// Members of a group that are of one module. Their indexes there are
+// first_index plus any multiple, below its count, of each axis' stride; the
+// first axis is fastest.
+struct MembersPlace {
+  const Module* module = nullptr;
   int64_t size = 1;
   int64_t first_index = 0;
   std::vector<Axis> axes;  // As few as possible.
+};
+
+// A group that a rank is in.
+struct GroupPlace {
+  Group group;
+  int64_t position = 0;  // The rank's group rank.
+  int64_t size = 1;
+  MembersPlace own;  // Those of the rank's module.
+  // Where several modules have members: all, in group order. Else empty.
+  std::vector<MembersPlace> parts;
 };
 
 struct PlacementReport {

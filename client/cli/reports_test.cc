@@ -96,12 +96,13 @@ Layout LayoutOf(int64_t language_ranks, ModuleSpec language) {
     language.rank_count = language_ranks;
   }
   spec.modules = {images, language};
+  spec.edges = {{"images", "language"}};
   absl::StatusOr<Layout> layout = Layout::Create(spec);
   EXPECT_TRUE(layout.ok()) << layout.status();
   return *std::move(layout);
 }
 
-std::vector<Rank> RanksOf(const Module& module, const GroupPlace& group) {
+std::vector<Rank> RanksOf(const MembersPlace& group) {
   std::vector<int64_t> indexes = {group.first_index};
   for (const Axis& axis : group.axes) {
     std::vector<int64_t> more;
@@ -111,7 +112,7 @@ std::vector<Rank> RanksOf(const Module& module, const GroupPlace& group) {
     indexes = std::move(more);
   }
   std::vector<Rank> ranks;
-  for (int64_t index : indexes) ranks.push_back(module.RankAt(index));
+  for (int64_t index : indexes) ranks.push_back(group.module->RankAt(index));
   return ranks;
 }
 
@@ -122,9 +123,13 @@ void ExpectReportsAreTheGroupsOf(const Layout& layout) {
     ASSERT_TRUE(report.ok());
     size_t kinds = report->absent.size();
     for (const GroupPlace& group : report->groups) {
-      SCOPED_TRACE(testing::Message() << group.kind->name << " of " << rank);
-      const std::vector<Rank> ranks = RanksOf(*report->module, group);
-      EXPECT_EQ(ranks, report->module->Group(*group.kind, group.index));
+      SCOPED_TRACE(testing::Message() << group.group.name() << " of " << rank);
+      std::vector<Rank> ranks;
+      if (group.parts.empty()) ranks = RanksOf(group.own);
+      for (const MembersPlace& part : group.parts) {
+        for (Rank member : RanksOf(part)) ranks.push_back(member);
+      }
+      EXPECT_EQ(ranks, RanksOf(layout, group.group));
       EXPECT_EQ(static_cast<int64_t>(ranks.size()), group.size);
       EXPECT_EQ(ranks[group.position], rank);
       ++kinds;
@@ -132,7 +137,7 @@ void ExpectReportsAreTheGroupsOf(const Layout& layout) {
     for (const DimensionPlace& place : report->base) {
       EXPECT_EQ(report->index / place.stride % place.size, place.coordinate);
     }
-    EXPECT_EQ(kinds, report->module->role() == Role::kLanguage ? 22u : 20u);
+    EXPECT_EQ(kinds, report->module->role() == Role::kLanguage ? 23u : 21u);
   }
 }
 
@@ -182,7 +187,7 @@ TEST(PlacementReportTest, ShowsTheArithmeticAndWhatVaries) {
         "language/dp_cp/3              16   1   *   *    1  "
         "37, 39, 41, ..., 67\n",
         "language/embd/1                2   1   0   0  0,1  5, 37\n",
-        "not in pos_embd\n"}) {
+        "not in pos_embd, bridge\n"}) {
     EXPECT_NE(text.find(line), std::string::npos) << line << "\n" << text;
   }
 }
@@ -213,7 +218,16 @@ TEST(PlacementReportTest, JsonHasTheShapeOfTheContract) {
             R"({"name":"language/cp/1","kind":"cp","index":1,"position":1,)"
             R"("size":2,"view":"base","varies":["cp"],)"
             R"("fixed":{"tp":1,"dp":0},"first_index":1,)"
-            R"("axes":[{"count":2,"stride":2}]})");
+            R"("axes":[{"count":2,"stride":2}],"parts":null})");
+  EXPECT_EQ(json["groups"].back().dump(),
+            R"({"name":"language/bridge/0","kind":"bridge","index":0,)"
+            R"("position":3,"size":12,"view":"base",)"
+            R"("varies":["tp","cp","dp"],"fixed":{},"first_index":0,)"
+            R"("axes":[{"count":8,"stride":1}],"parts":[)"
+            R"({"module":"language","rank_runs":[[4,8]],"size":8,)"
+            R"("first_index":0,"axes":[{"count":8,"stride":1}]},)"
+            R"({"module":"images","rank_runs":[[0,4]],"size":4,)"
+            R"("first_index":0,"axes":[{"count":4,"stride":1}]}]})");
   EXPECT_EQ(json["absent"].dump(), "[]");
 }
 

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "proto/plan/clique_name.h"
 #include "proto/plan/codec.h"
+#include "proto/plan/group.h"
 
 namespace shardwright {
 namespace {
@@ -180,10 +180,11 @@ nlohmann::ordered_json GroupsJson(const Layout& layout) {
   for (const Module& module : layout.modules()) {
     Json groups_by_kind = Json::object();
     for (const GroupKind& kind : GroupKinds()) {
-      if (!module.Has(kind)) continue;
+      const int64_t count = GroupCount(layout, module, kind);
+      if (count == 0) continue;
       Json groups = Json::array();
-      for (int64_t i = 0; i < module.GroupCount(kind); ++i) {
-        groups.push_back(module.Group(kind, i));
+      for (int64_t i = 0; i < count; ++i) {
+        groups.push_back(RanksOf(layout, {&module, &kind, i}));
       }
       groups_by_kind[std::string(kind.name)] = std::move(groups);
     }
@@ -220,8 +221,7 @@ nlohmann::ordered_json RankExplanationJson(const v1::RankExplanation& rank) {
   json["groups"] = Json::array();
   for (const v1::GroupMembership& group : rank.groups()) {
     Json entry;
-    entry["name"] =
-        FormatCliqueName({rank.module(), group.kind(), group.index()});
+    entry["name"] = NameOf(rank, group);
     entry["kind"] = group.kind();
     entry["index"] = group.index();
     entry["position"] = group.position();

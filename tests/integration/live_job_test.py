@@ -215,11 +215,25 @@ class LiveJobTest(unittest.TestCase):
     self.assertEqual(by_name["language/tp/0"]["ranks"], [4, 5])
     self.assertEqual(by_name["language/tp/0"]["state"], "ACTIVE")
     self.assertGreater(by_name["language/tp/0"]["attempt"], 0)
+    self.assertEqual(by_name["language/bridge/0"]["ranks"],
+                     [4, 5, 6, 7, 0, 1, 2, 3])
+    self.assertEqual(by_name["language/bridge/0"]["state"], "ACTIVE")
     # A clique of one needs no attempt.
     self.assertIsNone(by_name["language/pp/1"]["attempt"])
     self.assertIn("language/tp/0", self.ask("describe", "worker", "5").out)
     nobody = self.ask("describe", "worker", "99")
     self.assertEqual(nobody.exit_code, 4, nobody)
+
+  def test_encoder_is_in_the_bridge_of_the_language_module(self):
+    worker = self.ask("describe", "worker", "1", "-o", "json").json
+    by_name = {clique["name"]: clique for clique in worker["cliques"]}
+    self.assertEqual(by_name["language/bridge/0"]["state"], "ACTIVE")
+    self.assertIn("language/bridge/0", self.ask("describe", "rank", "1").out)
+    bridge = self.ask("explain", "clique", "language/bridge/0", "--all", "-o",
+                      "json").json["members"]
+    self.assertEqual([member["member"]["rank"] for member in bridge],
+                     [4, 5, 6, 7, 0, 1, 2, 3])
+    self.assertIn("language/bridge/0", self.ask("get", "communicators").out)
 
   def test_formed_clique_waits_for_nobody(self):
     clique = self.ask("explain", "clique", "images/tp/0", "-o", "json").json
