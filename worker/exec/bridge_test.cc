@@ -1,0 +1,471 @@
+// Members are threads over loopback. Encoder ranks 0 and 1 are one lane of four
+// rows, and language ranks 2 and 3 one lane that splits the sequence; each has
+// two of the rows, out of order, so that rank 0 packs and rank 1 need not. What
+// planners plan, tests/property carries out.
+
+#include "worker/exec/bridge.h"
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "proto/plan/copy_table.h"
+#include "proto/plan/route_plan.h"
+#include "proto/status/error.h"
+#include "proto/status/status_matchers.h"
+#include "proto/sync/mutex.h"
+#include "worker/comm/gloo_communicator.h"
+#include "worker/comm/loopback_communicator.h"
+
+namespace shardwright {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+constexpr int64_t kRowBytes = 3;
+constexpr int64_t kNone = RouteTransfer::kNone;
+
+// The lane's rows are a, b, c, d; rank 0 sends a and b, rank 1 c and d.
+RoutePlan EncoderPlan(Rank rank) {
+  RoutePlan plan;
+  plan.rank = rank;
+  RouteEdge edge;
+  edge.encoder = "images";
+  if (rank == 0) {
+    edge.transfers = {{2, {{0, 1}}, 1, kNone, 0, {0, 1}},
+                      {3, {{1, 1}}, 1, kNone, 1, {0, 1}}};
+    plan.pack = *CopyTable::Create({}, {4}, 0);
+  } else {
+    // As if its rows were not one run.
+    edge.transfers = {{2, {{3, 1}}, 1, 0, kNone, {0, 1}},
+                      {3, {{2, 1}}, 1, kNone, 2, {0, 1}}};
+    edge.staging_rows = 1;
+    plan.pack = *CopyTable::Create({{0, 3, 0, 1, 1}}, {4}, 1);
+  }
+  plan.edges = {edge};
+  plan.parts = {{0, {0, 2}}, {1, {2, 2}}};
+  return plan;
+}
+
+// Shards "a x d _" and "c b x x", where x is text and _ padding. Row a goes
+// straight into its place, the others through staging.
+RoutePlan LanguagePlan(Rank rank) {
+  RoutePlan plan;
+  plan.rank = rank;
+  plan.sources = {"text", "images"};
+  RouteEdge edge;
+  edge.encoder = "images";
+  edge.staging_rows = 2;
+  if (rank == 2) {
+    edge.transfers = {{0, {{0, 1}}, 1, 0, 0, {0, 1}},
+                      {1, {{3, 1}}, 1, 1, kNone, {0, 1}}};
+    plan.placement = *CopyTable::Create({{1, 0, 0, 1, 1},
+                                         {0, 0, 1, 1, 1},
+                                         {1, 1, 2, 1, 1},
+                                         {RowCopy::kFill, 0, 3, 1, 1}},
+                                        {3, 2}, 4);
+  } else {
+    edge.transfers = {{0, {{1, 1}}, 1, 0, kNone, {0, 1}},
+                      {1, {{2, 1}}, 1, 1, kNone, {0, 1}}};
+    plan.placement = *CopyTable::Create(
+        {{1, 1, 0, 1, 1}, {1, 0, 1, 1, 1}, {0, 1, 2, 1, 2}}, {3, 2}, 4);
+  }
+  plan.edges = {edge};
+  return plan;
+}
+
+struct Member {
+  Member(Rank rank, Direction direction) {
+    part.plan = rank < 2 ? EncoderPlan(rank) : LanguagePlan(rank);
+    part.plan.digest = 77;
+    part.plan.generation = 4;
+    part.direction = direction;
+    part.row_bytes = kRowBytes;
+    part.sequence = 9;
+    const bool forward = direction == Direction::kForward;
+    if (rank < 2) {
+      sources = {forward ? "aaabbbcccddd" : std::string(12, '?')};
+    } else {
+      sources = {forward ? "xxxyyyzzz" : std::string(9, '?'), ""};
+      shard = forward     ? std::string(12, '?')
+              : rank == 2 ? "AAAXXXDDD---"
+                          : "CCCBBBYYYZZZ";
+    }
+    Point();
+  }
+
+  void Point() {
+    part.sources.clear();
+    for (std::string& source : sources) {
+      part.sources.push_back(absl::MakeSpan(source));
+    }
+    part.shard = absl::MakeSpan(shard);
+  }
+
+  BridgePart part;
+  std::vector<std::string> sources;
+  std::string shard;
+  HostBridgeEngine engine;
+  absl::Status refusal;
+  absl::StatusOr<BridgeResult> result = absl::UnknownError("not run");
+};
+
+std::vector<std::unique_ptr<Member>> Members(Direction direction) {
+  std::vector<std::unique_ptr<Member>> members;
+  for (Rank rank = 0; rank < 4; ++rank) {
+    members.push_back(std::make_unique<Member>(rank, direction));
+  }
+  return members;
+}
+
+std::shared_ptr<Communicator> Join(CommunicatorFactory& factory,
+                                   std::vector<int64_t> ranks, int position,
+                                   uint64_t identity) {
+  CliqueAttempt attempt;
+  attempt.clique = absl::StrCat("clique ", identity);
+  attempt.ranks = std::move(ranks);
+  attempt.position = position;
+  attempt.identity = identity;
+  auto connected = (*factory.Begin(attempt))->Connect({});
+  EXPECT_THAT(connected, IsOk());
+  return *std::move(connected);
+}
+
+void OnEach(const std::function<void(int)>& run) {
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) threads.emplace_back(run, i);
+  for (std::thread& thread : threads) thread.join();
+}
+
+// A member that dies does so in place of its call.
+void RunAll(std::vector<std::unique_ptr<Member>>& members, int dies = -1) {
+  LoopbackFactory factory;
+  OnEach([&](int i) {
+    auto bridge = Join(factory, {0, 1, 2, 3}, i, 1);
+    std::shared_ptr<Communicator> lane;
+    if (i < 2) lane = Join(factory, {0, 1}, i, 2);
+    if (i == dies) return;
+    Member& member = *members[i];
+    member.result = RunBridge(*bridge, lane.get(), member.part, member.engine,
+                              member.refusal);
+    (void)bridge->Barrier();  // Nobody leaves before all have an answer.
+    if (lane != nullptr) (void)lane->Barrier();
+  });
+}
+
+TEST(BridgeTest, RowsGoToTheirShardsAndCountAsReceived) {
+  auto members = Members(Direction::kForward);
+  RunAll(members);
+  for (const auto& member : members) ASSERT_THAT(member->result, IsOk());
+  EXPECT_EQ(members[2]->shard, std::string("aaaxxxddd\0\0\0", 12));
+  EXPECT_EQ(members[3]->shard, "cccbbbyyyzzz");
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(members[i]->result->sent_bytes, i < 2 ? 6 : 0);
+    EXPECT_EQ(members[i]->result->received_bytes, i < 2 ? 0 : 6);
+  }
+}
+
+TEST(BridgeTest, GradientsGoBackAndAreWholeAtEveryRankOfTheLane) {
+  auto members = Members(Direction::kAdjoint);
+  RunAll(members);
+  for (const auto& member : members) ASSERT_THAT(member->result, IsOk());
+  EXPECT_EQ(members[0]->sources[0], "AAABBBCCCDDD");
+  EXPECT_EQ(members[1]->sources[0], "AAABBBCCCDDD");
+  EXPECT_EQ(members[2]->sources[0], std::string("XXX\0\0\0\0\0\0", 9));
+  EXPECT_EQ(members[3]->sources[0], std::string("\0\0\0YYYZZZ", 9));
+}
+
+// What is wrong at one member, and what it and its peers are told.
+struct Refusal {
+  const char* name;
+  int member;
+  std::function<void(Member&)> spoil;
+  const char* reason;
+  const char* words;
+  const char* peers_reason;
+  const char* peers_words;
+};
+
+class BridgeRefusalTest : public ::testing::TestWithParam<Refusal> {};
+
+TEST_P(BridgeRefusalTest, IsToldEverywhereAndNothingIsWritten) {
+  for (const Direction direction : {Direction::kForward, Direction::kAdjoint}) {
+    auto members = Members(direction);
+    GetParam().spoil(*members[GetParam().member]);
+    std::vector<std::vector<std::string>> before;
+    for (const auto& member : members) {
+      before.push_back(member->sources);
+      before.back().push_back(member->shard);
+    }
+    RunAll(members);
+    for (int i = 0; i < 4; ++i) {
+      const bool own = i == GetParam().member;
+      EXPECT_THAT(
+          members[i]->result.status(),
+          AllOf(HasReason(own ? GetParam().reason : GetParam().peers_reason),
+                StatusIs(absl::StatusCode::kInvalidArgument,
+                         HasSubstr(own ? GetParam().words
+                                       : GetParam().peers_words))));
+      if (direction == Direction::kAdjoint && i >= 2) continue;
+      std::vector<std::string> after = members[i]->sources;
+      after.push_back(members[i]->shard);
+      EXPECT_EQ(after, before[i]) << i;
+    }
+  }
+}
+
+void ChangeTransfer(Member& member,
+                    const std::function<void(RouteTransfer&)>& change) {
+  change(member.part.plan.edges[0].transfers[0]);
+}
+
+constexpr char kRefused[] = "PEER_REFUSED";
+
+INSTANTIATE_TEST_SUITE_P(
+    All, BridgeRefusalTest,
+    ::testing::Values(
+        Refusal{"Digest", 3, [](Member& m) { m.part.plan.digest = 78; },
+                "DIGEST_MISMATCH", "rank 0-2 has 000000000000004d, rank 3 has",
+                "DIGEST_MISMATCH", "rank 3 has 000000000000004e"},
+        Refusal{"Generation", 0, [](Member& m) { m.part.plan.generation = 5; },
+                "GENERATION_MISMATCH", "rank 0 has 5", "GENERATION_MISMATCH",
+                "rank 1-3 has 4"},
+        Refusal{"Sequence", 2, [](Member& m) { m.part.sequence = 10; },
+                "SEQUENCE_MISMATCH", "rank 2 has 10", "SEQUENCE_MISMATCH",
+                "rank 0-1,3 has 9"},
+        Refusal{"Shard", 2,
+                [](Member& m) {
+                  m.shard.pop_back();
+                  m.Point();
+                },
+                "INVALID_TENSOR", "the shard has 11 bytes", kRefused,
+                "rank 2: INVALID_TENSOR: the shard has 11 bytes"},
+        Refusal{"Output", 1,
+                [](Member& m) {
+                  m.sources[0].pop_back();
+                  m.Point();
+                },
+                "INVALID_TENSOR", "needs 4 rows of 3 bytes", kRefused,
+                "rank 1: INVALID_TENSOR"},
+        Refusal{"SourceOfAnEdge", 3,
+                [](Member& m) {
+                  m.sources[1] = "aaa";
+                  m.Point();
+                },
+                "INVALID_TENSOR", "an edge brings its rows", kRefused,
+                "rank 3"},
+        Refusal{"RowBytes", 0, [](Member& m) { m.part.row_bytes = 0; },
+                "INVALID_TENSOR", "row_bytes is 0", kRefused, "rank 0"},
+        Refusal{"PlanOfAnotherRank", 3, [](Member& m) { m.part.plan.rank = 2; },
+                "INVALID_PLAN", "the plan is of rank 2, but this is rank 3",
+                kRefused, "rank 3"},
+        Refusal{"Stranger", 0,
+                [](Member& m) {
+                  ChangeTransfer(m, [](RouteTransfer& t) { t.peer = 8; });
+                },
+                "INVALID_PLAN", "transfer with rank 8", kRefused, "rank 0"},
+        Refusal{"OutsideTheOutput", 0,
+                [](Member& m) {
+                  ChangeTransfer(m, [](RouteTransfer& t) { t.tensor_row = 4; });
+                },
+                "INVALID_PLAN", "outside", kRefused, "rank 0"},
+        Refusal{"ElsewhereInTheShard", 2,
+                [](Member& m) {
+                  ChangeTransfer(m, [](RouteTransfer& t) { t.tensor_row = 1; });
+                },
+                "INVALID_PLAN", "but at row 0", kRefused, "rank 2"},
+        Refusal{"StagingNotFilled", 3,
+                [](Member& m) {
+                  ChangeTransfer(m, [](RouteTransfer& t) { t.row_count = 2; });
+                },
+                "INVALID_PLAN", "bring 2 of 2 rows", kRefused, "rank 3"},
+        Refusal{"TwoEdgesOfOneSource", 3,
+                [](Member& m) {
+                  m.part.plan.edges.push_back(m.part.plan.edges[0]);
+                },
+                "INVALID_PLAN", "not one source", kRefused, "rank 3"},
+        Refusal{"PartsWithAHole", 1,
+                [](Member& m) {
+                  m.part.plan.parts[1].rows = {3, 1};
+                },
+                "INVALID_PLAN", "parts are 2 of the output's 4", kRefused,
+                "rank 1"},
+        Refusal{"FillInPack", 1,
+                [](Member& m) {
+                  m.part.plan.pack = *CopyTable::Create(
+                      {{RowCopy::kFill, 0, 0, 1, 1000000}}, {4}, 1000000);
+                },
+                "INVALID_PLAN", "pack is not of rows", kRefused, "rank 1"},
+        Refusal{"OfTheCaller", 2,
+                [](Member& m) {
+                  m.part = BridgePart();
+                  m.refusal = Error(absl::StatusCode::kInvalidArgument,
+                                    "INVALID_SEGMENT", "no such segment");
+                },
+                "INVALID_SEGMENT", "no such segment", kRefused,
+                "rank 2: INVALID_SEGMENT: no such segment"}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(BridgeTest, MembersThatGoDifferentWaysAreTold) {
+  auto members = Members(Direction::kForward);
+  members[1] = std::make_unique<Member>(1, Direction::kAdjoint);
+  RunAll(members);
+  for (const auto& member : members) {
+    EXPECT_THAT(member->result.status(), HasReason("OPERATION_MISMATCH"));
+  }
+}
+
+// Both have the same digest, but one sends what the other does not wait for.
+TEST(BridgeTest, PlansThatDifferInWhatIsSentMoveNothing) {
+  auto members = Members(Direction::kForward);
+  members[0]->part.plan.edges[0].transfers[0].row_count = 2;
+  RunAll(members);
+  for (const auto& member : members) {
+    EXPECT_THAT(member->result.status(), HasReason("INVALID_PLAN"));
+  }
+  EXPECT_EQ(members[2]->shard, std::string(12, '?'));
+}
+
+TEST(BridgeTest, APeerThatDiesEndsTheCallsOfAllOthers) {
+  for (const Direction direction : {Direction::kForward, Direction::kAdjoint}) {
+    for (int dies = 0; dies < 4; ++dies) {
+      auto members = Members(direction);
+      RunAll(members, dies);
+      for (int i = 0; i < 4; ++i) {
+        if (i == dies) continue;
+        EXPECT_THAT(members[i]->result.status(),
+                    AllOf(HasReason("PEER_LOST"),
+                          StatusIs(absl::StatusCode::kAborted,
+                                   HasSubstr(absl::StrCat("rank ", dies)))));
+      }
+    }
+  }
+}
+
+// Fails to unpack: the other rank of the lane must not wait for its part.
+class BrokenEngine : public HostBridgeEngine {
+ public:
+  absl::Status Copy(const CopyTable&, Direction, int64_t, int64_t,
+                    absl::Span<const Bytes>, Bytes, ConstBytes) override {
+    return Error(absl::StatusCode::kDataLoss, "DEVICE_FAILED", "it is broken");
+  }
+};
+
+TEST(BridgeTest, AnEngineThatFailsIsHeardOfInItsLane) {
+  auto members = Members(Direction::kAdjoint);
+  BrokenEngine broken;
+  LoopbackFactory factory;
+  OnEach([&](int i) {
+    const auto bridge = Join(factory, {0, 1, 2, 3}, i, 1);
+    std::shared_ptr<Communicator> lane;
+    if (i < 2) lane = Join(factory, {0, 1}, i, 2);
+    Member& member = *members[i];
+    member.result = RunBridge(*bridge, lane.get(), member.part,
+                              i == 1 ? broken : member.engine);
+    (void)bridge->Barrier();
+    if (lane != nullptr) (void)lane->Barrier();
+  });
+  EXPECT_THAT(members[1]->result.status(), HasReason("DEVICE_FAILED"));
+  EXPECT_THAT(members[0]->result.status(),
+              AllOf(HasReason("PEER_LOST"),
+                    StatusIs(absl::StatusCode::kAborted,
+                             HasSubstr("rank 1: DEVICE_FAILED"))));
+}
+
+// Lets calls pass in order, and the first only when the second has packed.
+class Turns {
+ public:
+  void Begin(int turn) {
+    MutexLock lock(mutex_);
+    ++arrived_;
+    changed_.NotifyAll();
+    while (arrived_ < 2 || turn_ != turn) changed_.Wait(lock);
+  }
+  void End() {
+    const MutexLock lock(mutex_);
+    ++turn_;
+    changed_.NotifyAll();
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  int arrived_ ABSL_GUARDED_BY(mutex_) = 0;
+  int turn_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+class EngineInTurn : public HostBridgeEngine {
+ public:
+  EngineInTurn(Turns& turns, int turn) : turns_(turns), turn_(turn) {}
+  void BeginTransfer() override { turns_.Begin(turn_); }
+  void EndTransfer() override { turns_.End(); }
+
+ private:
+  Turns& turns_;
+  const int turn_;
+};
+
+TEST(BridgeTest, TwoMicroBatchesAreUnderWayAndDoNotMix) {
+  auto first = Members(Direction::kForward);
+  auto second = Members(Direction::kForward);
+  LoopbackFactory factory;
+  OnEach([&](int i) {
+    const auto bridge = Join(factory, {0, 1, 2, 3}, i, 1);
+    Turns turns;
+    if (i < 2) second[i]->sources[0] = "eeefffggghhh";
+    second[i]->part.sequence = 10;
+    const auto run = [&](Member& member, int turn) {
+      EngineInTurn engine(turns, turn);
+      member.result = RunBridge(*bridge, nullptr, member.part, engine);
+    };
+    std::thread other([&] { run(*second[i], 1); });
+    run(*first[i], 0);
+    other.join();
+  });
+  EXPECT_EQ(first[3]->shard, "cccbbbyyyzzz");
+  EXPECT_EQ(second[3]->shard, "gggfffyyyzzz");
+  EXPECT_EQ(second[2]->shard, std::string("eeexxxhhh\0\0\0", 12));
+}
+
+// The same over TCP.
+TEST(BridgeTest, WorksOverGloo) {
+  GlooOptions options;
+  options.host = "127.0.0.1";
+  const auto factory = *CreateGlooFactory(options);
+  std::vector<std::unique_ptr<CommunicatorAttempt>> attempts;
+  std::vector<std::string> slots;
+  for (int i = 0; i < 4; ++i) {
+    CliqueAttempt attempt;
+    attempt.clique = "language/bridge/0";
+    attempt.ranks = {0, 1, 2, 3};
+    attempt.position = i;
+    attempt.slot_indexes = {i};
+    attempt.slot_count = 4;
+    attempts.push_back(*factory->Begin(attempt));
+    slots.push_back(attempts[i]->Slots()->begin()->second);
+  }
+  auto members = Members(Direction::kForward);
+  OnEach([&](int i) {
+    const auto bridge = attempts[i]->Connect(slots);
+    ASSERT_THAT(bridge, IsOk());
+    Member& member = *members[i];
+    for (int round = 0; round < 3; ++round) {
+      member.shard.assign(member.shard.size(), '?');
+      member.result = RunBridge(**bridge, nullptr, member.part, member.engine);
+      ASSERT_THAT(member.result, IsOk());
+    }
+    (void)(*bridge)->Barrier();
+  });
+  EXPECT_EQ(members[2]->shard, std::string("aaaxxxddd\0\0\0", 12));
+  EXPECT_EQ(members[3]->shard, "cccbbbyyyzzz");
+}
+
+}  // namespace
+}  // namespace shardwright
