@@ -14,6 +14,7 @@
 namespace shardwright {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -71,6 +72,15 @@ TEST(CodecTest, RefusesATableThatIsNone) {
   v1::ShardPlan message = ToProto(Plan());
   message.mutable_labels()->mutable_entries(0)->set_row_count(3);
   EXPECT_THAT(ShardPlanFromProto(message), HasReason("INVALID_TABLE"));
+}
+
+TEST(CodecTest, RefusesATableThatKeepsRows) {
+  const CopyTable table = *CopyTable::Create(
+      {{0, 0, 0, 1, 2}, {RowCopy::kKeep, 0, 2, 1, 1}}, {2}, 3);
+  EXPECT_THAT(CopyTableFromProto(ToProto(table)),
+              AllOf(HasReason("INVALID_TABLE"),
+                    StatusIs(absl::StatusCode::kInvalidArgument,
+                             HasSubstr("destination_row 2 has source -2"))));
 }
 
 TEST(CodecTest, RefusesSizesOutOfRange) {

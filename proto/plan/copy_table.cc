@@ -102,8 +102,8 @@ absl::Status CheckEntry(const RowCopy& entry, int64_t stride,
   }
   if (entry.source == RowCopy::kFill || entry.source == RowCopy::kKeep) {
     if (entry.source_row == 0) return absl::OkStatus();
-    return InvalidTable(
-        absl::StrCat(Describe(entry), ": a fill has source_row 0"));
+    return InvalidTable(absl::StrCat(Describe(entry),
+                                     ": without a source it has source_row 0"));
   }
   if (entry.source < 0 ||
       entry.source >= static_cast<int64_t>(source_rows.size())) {

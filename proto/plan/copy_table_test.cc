@@ -19,6 +19,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr int32_t kFill = RowCopy::kFill;
+constexpr int32_t kKeep = RowCopy::kKeep;
 
 TEST(CopyTableTest, AnEmptyTableHasNoRows) {
   const absl::StatusOr<CopyTable> table = CopyTable::Create({}, {}, 0);
@@ -50,6 +51,15 @@ TEST(CopyTableTest, FillsJoinWhateverTheirNeighbour) {
   ASSERT_THAT(table, IsOk());
   EXPECT_THAT(table->entries(), ElementsAre(RowCopy{kFill, 0, 0, 1, 4}));
   EXPECT_FALSE(table->IsView());
+}
+
+TEST(CopyTableTest, KeptRowsJoinAndCountAsWritten) {
+  const absl::StatusOr<CopyTable> table = CopyTable::Create(
+      {{kKeep, 0, 0, 1, 2}, {0, 0, 4, 1, 1}, {kKeep, 0, 2, 1, 2}}, {1}, 5);
+  ASSERT_THAT(table, IsOk());
+  EXPECT_THAT(table->entries(),
+              ElementsAre(RowCopy{kKeep, 0, 0, 1, 4}, RowCopy{0, 0, 4, 1, 1}));
+  EXPECT_FALSE(CopyTable::Create({{kKeep, 0, 0, 1, 2}}, {}, 2)->IsView());
 }
 
 TEST(CopyTableTest, OneRunOfOneSourceIsAView) {
@@ -161,7 +171,7 @@ INSTANTIATE_TEST_SUITE_P(
         {"NegativeSourceRow", {{0, -1, 0, 1, 4}}, {8}, 4, "of its source"},
         {"NegativeDestination", {{0, 0, -1, 1, 4}}, {8}, 4, "not inside"},
         {"NoSuchSource", {{1, 0, 0, 1, 4}}, {8}, 4, "there are 1 sources"},
-        {"NegativeSource", {{-2, 0, 0, 1, 4}}, {8}, 4, "there are 1 sources"},
+        {"NegativeSource", {{-3, 0, 0, 1, 4}}, {8}, 4, "there are 1 sources"},
         {"EmptyEntry", {{0, 0, 0, 1, 0}}, {8}, 4, "not inside"},
         {"NegativeCount", {{0, 0, 0, 1, -4}}, {8}, 4, "not inside"},
         {"ZeroStride", {{0, 0, 0, 0, 4}}, {8}, 4, "positive stride"},
@@ -171,6 +181,12 @@ INSTANTIATE_TEST_SUITE_P(
          4,
          "one positive stride"},
         {"FillWithARow", {{kFill, 1, 0, 1, 4}}, {}, 4, "source_row 0"},
+        {"KeepWithARow", {{kKeep, 1, 0, 1, 4}}, {}, 4, "source_row 0"},
+        {"KeepTwice",
+         {{kKeep, 0, 0, 1, 4}, {kKeep, 0, 3, 1, 1}},
+         {},
+         4,
+         "written twice"},
         {"HugeCount", {{0, 0, 0, 1, kHuge}}, {8}, 4, "not inside"},
         {"HugeStride", {{0, 0, 0, kHuge, 2}}, {8}, 4, "positive stride"},
         {"HugeSourceRow", {{0, kHuge, 0, 1, 4}}, {8}, 4, "of its source"},

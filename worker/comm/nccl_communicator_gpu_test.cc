@@ -275,6 +275,115 @@ TEST_F(NcclCommunicatorTest, AllGatherVTakesMoreThanTheStagingAndNothing) {
   });
 }
 
+// Bytes on a GPU, and what is in them.
+class DeviceBytes {
+ public:
+  DeviceBytes(int device, const std::string& bytes) : size_(bytes.size()) {
+    EXPECT_EQ(cudaSetDevice(device), cudaSuccess);
+    EXPECT_EQ(cudaMalloc(reinterpret_cast<void**>(&data_), size_), cudaSuccess);
+    EXPECT_EQ(cudaMemcpy(data_, bytes.data(), size_, cudaMemcpyHostToDevice),
+              cudaSuccess);
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  }
+  ~DeviceBytes() { EXPECT_EQ(cudaFree(data_), cudaSuccess); }
+  DeviceBytes(const DeviceBytes&) = delete;
+  DeviceBytes& operator=(const DeviceBytes&) = delete;
+
+  absl::Span<char> At(int64_t offset, int64_t size) {
+    return {data_ + offset, static_cast<size_t>(size)};
+  }
+  std::string Read() const {
+    std::string bytes(size_, '!');
+    EXPECT_EQ(cudaMemcpy(&bytes[0], data_, size_, cudaMemcpyDeviceToHost),
+              cudaSuccess);
+    return bytes;
+  }
+
+ private:
+  char* data_ = nullptr;
+  const size_t size_;
+};
+
+// Two messages the same way, of odd sizes and at odd addresses, one to its
+// sender, an empty one, and much one way only; the bytes around stay.
+TEST_F(NcclCommunicatorTest, ExchangeTakesMessagesBetweenGpusInOrder) {
+  constexpr int64_t kMany = (32 << 20) + 3;
+  const auto members = ConnectAll(2);
+  OnEach(2, [&](int i) {
+    const int other = 1 - i;
+    const auto letter = [](int member, int message, int round) {
+      return static_cast<char>('a' + member * 8 + message + round);
+    };
+    for (int round = 0; round < 3; ++round) {
+      const std::string large(i == 0 ? kMany : 1, letter(0, 4, round));
+      DeviceBytes from(i, std::string(100, letter(i, 0, round)) +
+                              std::string(201, letter(i, 1, round)) +
+                              std::string(50, letter(i, 2, round)));
+      DeviceBytes to(i, std::string(400, '?'));
+      DeviceBytes sent(i, large);
+      DeviceBytes got(i, std::string(i == 1 ? kMany : 1, '?'));
+      std::vector<Outgoing> sends = {{other, from.At(0, 100)},
+                                     {i, from.At(301, 50)},
+                                     {other, from.At(301, 0)},
+                                     {other, from.At(100, 201)}};
+      std::vector<Incoming> receives = {{other, to.At(1, 100)},
+                                        {other, to.At(101, 0)},
+                                        {other, to.At(103, 201)},
+                                        {i, to.At(310, 50)}};
+      if (i == 0) sends.push_back({1, sent.At(0, kMany)});
+      if (i == 1) receives.push_back({0, got.At(0, kMany)});
+      ASSERT_THAT(members[i]->Exchange(sends, receives), IsOk());
+      EXPECT_EQ(to.Read(),
+                "?" + std::string(100, letter(other, 0, round)) + "??" +
+                    std::string(201, letter(other, 1, round)) +
+                    std::string(6, '?') + std::string(50, letter(i, 2, round)) +
+                    std::string(40, '?'));
+      if (i == 1) {
+        EXPECT_TRUE(got.Read() == std::string(kMany, letter(0, 4, round)));
+      }
+    }
+    ASSERT_THAT(members[i]->Exchange({}, {}), IsOk());
+    ASSERT_THAT(members[i]->Barrier(), IsOk());
+  });
+}
+
+TEST_F(NcclCommunicatorTest, AMessageThatDoesNotComeEndsTheExchange) {
+  std::vector<std::unique_ptr<CommunicatorAttempt>> attempts;
+  for (int i = 0; i < 2; ++i) {
+    attempts.push_back(Begin(i, 2, absl::Seconds(10)));
+  }
+  const std::string id = IdOf(*attempts[0]);
+  std::vector<std::shared_ptr<Communicator>> members(2);
+  OnEach(2, [&](int i) { members[i] = *attempts[i]->Connect({id}); });
+  OnEach(2, [&](int i) { ASSERT_THAT(members[i]->Barrier(), IsOk()); });
+  DeviceBytes bytes(0, std::string(1000, '?'));
+  const absl::Status end = members[0]->Exchange({}, {{1, bytes.At(0, 1000)}});
+  EXPECT_THAT(end, HasReason("MEMBERS_MISSING"));
+  EXPECT_EQ(DetailOf(end).missing().ranges(), "11");
+  // Whoever waits on the GPU has left it by then: its memory can be freed.
+  members.clear();
+  EXPECT_EQ(bytes.Read(), std::string(1000, '?'));
+}
+
+TEST_F(NcclCommunicatorTest, APeerKilledInAnExchangeEndsIt) {
+  const auto attempt = Begin(0, 2);
+  const std::string id = IdOf(*attempt);
+  Peer peer(id);
+  const auto connected = attempt->Connect({id});
+  ASSERT_THAT(connected, IsOk());
+  EXPECT_EQ(peer.Hear(), 'b');
+  EXPECT_EQ(peer.Hear(), 'c');
+  DeviceBytes bytes(0, std::string(1 << 20, '?'));
+  std::thread waits([&] {
+    EXPECT_FALSE((*connected)->Exchange({}, {{1, bytes.At(0, 1 << 20)}}).ok());
+  });
+  peer.Kill();
+  (*connected)->Abort(PeerLost("language/bridge/0", {11}, "lease expired"));
+  waits.join();
+  EXPECT_THAT((*connected)->Exchange({}, {}), HasReason("PEER_LOST"));
+  ExpectToForm();
+}
+
 TEST_F(NcclCommunicatorTest, AMemberThatDoesNotConnectIsNamedAtTheDeadline) {
   const auto attempt = Begin(0, 2, absl::Seconds(3));
   const auto connected = attempt->Connect({IdOf(*attempt)});

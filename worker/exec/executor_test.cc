@@ -229,6 +229,18 @@ TEST_F(ExecutorRefusalTest, RefusesAnOutputThatOverlapsAnInput) {
                        HasSubstr("sources 0 and 1 overlap")));
 }
 
+TEST(ExecutorTest, KeptRowsAreNeitherWrittenNorRead) {
+  const CopyTable table = *CopyTable::Create(
+      {{0, 1, 0, 1, 1}, {RowCopy::kKeep, 0, 1, 1, 2}, {0, 0, 3, 1, 1}}, {3}, 4);
+  std::string source = "aabbcc", destination = "????????";
+  const std::string gradient = "BBxxxxAA";
+  EXPECT_THAT(RunForward(table, 2, {source}, absl::MakeSpan(destination)),
+              IsOk());
+  EXPECT_EQ(destination, "bb????aa");
+  EXPECT_THAT(RunAdjoint(table, 2, gradient, {absl::MakeSpan(source)}), IsOk());
+  EXPECT_EQ(source, std::string("AABB\0\0", 6));
+}
+
 TEST(ExecutorTest, AnEmptyTableMovesNothing) {
   EXPECT_THAT(RunForward(CopyTable(), 8, {}, {}), IsOk());
   EXPECT_THAT(RunAdjoint(CopyTable(), 8, {}, {}), IsOk());
