@@ -347,43 +347,6 @@ TEST_F(NcclCommunicatorTest, ExchangeTakesMessagesBetweenGpusInOrder) {
   });
 }
 
-TEST_F(NcclCommunicatorTest, AMessageThatDoesNotComeEndsTheExchange) {
-  std::vector<std::unique_ptr<CommunicatorAttempt>> attempts;
-  for (int i = 0; i < 2; ++i) {
-    attempts.push_back(Begin(i, 2, absl::Seconds(10)));
-  }
-  const std::string id = IdOf(*attempts[0]);
-  std::vector<std::shared_ptr<Communicator>> members(2);
-  OnEach(2, [&](int i) { members[i] = *attempts[i]->Connect({id}); });
-  OnEach(2, [&](int i) { ASSERT_THAT(members[i]->Barrier(), IsOk()); });
-  DeviceBytes bytes(0, std::string(1000, '?'));
-  const absl::Status end = members[0]->Exchange({}, {{1, bytes.At(0, 1000)}});
-  EXPECT_THAT(end, HasReason("MEMBERS_MISSING"));
-  EXPECT_EQ(DetailOf(end).missing().ranges(), "11");
-  // Whoever waits on the GPU has left it by then: its memory can be freed.
-  members.clear();
-  EXPECT_EQ(bytes.Read(), std::string(1000, '?'));
-}
-
-TEST_F(NcclCommunicatorTest, APeerKilledInAnExchangeEndsIt) {
-  const auto attempt = Begin(0, 2);
-  const std::string id = IdOf(*attempt);
-  Peer peer(id);
-  const auto connected = attempt->Connect({id});
-  ASSERT_THAT(connected, IsOk());
-  EXPECT_EQ(peer.Hear(), 'b');
-  EXPECT_EQ(peer.Hear(), 'c');
-  DeviceBytes bytes(0, std::string(1 << 20, '?'));
-  std::thread waits([&] {
-    EXPECT_FALSE((*connected)->Exchange({}, {{1, bytes.At(0, 1 << 20)}}).ok());
-  });
-  peer.Kill();
-  (*connected)->Abort(PeerLost("language/bridge/0", {11}, "lease expired"));
-  waits.join();
-  EXPECT_THAT((*connected)->Exchange({}, {}), HasReason("PEER_LOST"));
-  ExpectToForm();
-}
-
 TEST_F(NcclCommunicatorTest, AMemberThatDoesNotConnectIsNamedAtTheDeadline) {
   const auto attempt = Begin(0, 2, absl::Seconds(3));
   const auto connected = attempt->Connect({IdOf(*attempt)});
@@ -423,42 +386,54 @@ TEST_F(NcclCommunicatorTest, APeerKilledWhileItConnectsEndsTheAttempt) {
   ExpectToForm();
 }
 
+// A barrier, or waiting for a message.
+absl::Status Operate(Communicator& member, bool exchanges, DeviceBytes& bytes) {
+  if (!exchanges) return member.Barrier();
+  return member.Exchange({}, {{1, bytes.At(0, 1000)}});
+}
+
 TEST_F(NcclCommunicatorTest, APeerKilledInUseEndsWhatWaitsForIt) {
-  const auto attempt = Begin(0, 2);
-  const std::string id = IdOf(*attempt);
-  Peer peer(id);
-  const auto connected = attempt->Connect({id});
-  ASSERT_THAT(connected, IsOk());
-  EXPECT_EQ(peer.Hear(), 'b');
-  EXPECT_EQ(peer.Hear(), 'c');
-  peer.TellToMeet();
-  EXPECT_THAT((*connected)->Barrier(), IsOk());
-  EXPECT_EQ(peer.Hear(), 'm');
-  // Now the peer is not told.
-  std::thread waits([&] {
-    const absl::Status end = (*connected)->Barrier();
-    EXPECT_FALSE(end.ok());
-    EXPECT_EQ(end.message(), (*connected)->status().message());
-  });
-  peer.Kill();
-  (*connected)->Abort(PeerLost("language/tp/0", {11}, "lease expired"));
-  waits.join();
-  EXPECT_FALSE((*connected)->Barrier().ok());
-  ExpectToForm();
+  for (const bool exchanges : {false, true}) {
+    DeviceBytes bytes(0, std::string(1000, '?'));  // Outlives the waiting.
+    const auto attempt = Begin(0, 2);
+    const std::string id = IdOf(*attempt);
+    Peer peer(id);
+    const auto connected = attempt->Connect({id});
+    ASSERT_THAT(connected, IsOk());
+    EXPECT_EQ(peer.Hear(), 'b');
+    EXPECT_EQ(peer.Hear(), 'c');
+    peer.TellToMeet();
+    EXPECT_THAT((*connected)->Barrier(), IsOk());
+    EXPECT_EQ(peer.Hear(), 'm');
+    // Now the peer is not told.
+    std::thread waits([&] {
+      const absl::Status end = Operate(**connected, exchanges, bytes);
+      EXPECT_FALSE(end.ok());
+      EXPECT_EQ(end.message(), (*connected)->status().message());
+    });
+    peer.Kill();
+    (*connected)->Abort(PeerLost("language/tp/0", {11}, "lease expired"));
+    waits.join();
+    EXPECT_FALSE(Operate(**connected, exchanges, bytes).ok());
+    ExpectToForm();
+  }
 }
 
 TEST_F(NcclCommunicatorTest, AnOperationThatOneMemberDoesNotCallTimesOut) {
-  std::vector<std::unique_ptr<CommunicatorAttempt>> attempts;
-  for (int i = 0; i < 2; ++i) {
-    attempts.push_back(Begin(i, 2, absl::Seconds(10)));
+  for (const bool exchanges : {false, true}) {
+    DeviceBytes bytes(0, std::string(1000, '?'));
+    std::vector<std::unique_ptr<CommunicatorAttempt>> attempts;
+    for (int i = 0; i < 2; ++i) {
+      attempts.push_back(Begin(i, 2, absl::Seconds(10)));
+    }
+    const std::string id = IdOf(*attempts[0]);
+    std::vector<std::shared_ptr<Communicator>> members(2);
+    OnEach(2, [&](int i) { members[i] = *attempts[i]->Connect({id}); });
+    OnEach(2, [&](int i) { ASSERT_THAT(members[i]->Barrier(), IsOk()); });
+    const absl::Status end = Operate(*members[0], exchanges, bytes);
+    EXPECT_THAT(end, HasReason("MEMBERS_MISSING"));
+    EXPECT_EQ(DetailOf(end).missing().ranges(), "11");
   }
-  const std::string id = IdOf(*attempts[0]);
-  std::vector<std::shared_ptr<Communicator>> members(2);
-  OnEach(2, [&](int i) { members[i] = *attempts[i]->Connect({id}); });
-  OnEach(2, [&](int i) { ASSERT_THAT(members[i]->Barrier(), IsOk()); });
-  const absl::Status end = members[0]->Barrier();
-  EXPECT_THAT(end, HasReason("MEMBERS_MISSING"));
-  EXPECT_EQ(DetailOf(end).missing().ranges(), "11");
 }
 
 // Forms a clique of two; if `completes`, uses it, else aborts it while its

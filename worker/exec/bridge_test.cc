@@ -6,6 +6,7 @@
 #include "worker/exec/bridge.h"
 
 #include <functional>
+#include <future>
 #include <memory>
 #include <string>
 #include <thread>
@@ -19,7 +20,6 @@
 #include "proto/plan/route_plan.h"
 #include "proto/status/error.h"
 #include "proto/status/status_matchers.h"
-#include "proto/sync/mutex.h"
 #include "worker/comm/gloo_communicator.h"
 #include "worker/comm/loopback_communicator.h"
 
@@ -95,7 +95,7 @@ struct Member {
     } else {
       sources = {forward ? "xxxyyyzzz" : std::string(9, '?'), ""};
       shard = forward     ? std::string(12, '?')
-              : rank == 2 ? "AAAXXXDDD---"
+              : rank == 2 ? "AAATTTDDD---"
                           : "CCCBBBYYYZZZ";
     }
     Point();
@@ -178,7 +178,7 @@ TEST(BridgeTest, GradientsGoBackAndAreWholeAtEveryRankOfTheLane) {
   for (const auto& member : members) ASSERT_THAT(member->result, IsOk());
   EXPECT_EQ(members[0]->sources[0], "AAABBBCCCDDD");
   EXPECT_EQ(members[1]->sources[0], "AAABBBCCCDDD");
-  EXPECT_EQ(members[2]->sources[0], std::string("XXX\0\0\0\0\0\0", 9));
+  EXPECT_EQ(members[2]->sources[0], std::string("TTT\0\0\0\0\0\0", 9));
   EXPECT_EQ(members[3]->sources[0], std::string("\0\0\0YYYZZZ", 9));
 }
 
@@ -379,37 +379,22 @@ TEST(BridgeTest, AnEngineThatFailsIsHeardOfInItsLane) {
                              HasSubstr("rank 1: DEVICE_FAILED"))));
 }
 
-// Lets calls pass in order, and the first only when the second has packed.
-class Turns {
- public:
-  void Begin(int turn) {
-    MutexLock lock(mutex_);
-    ++arrived_;
-    changed_.NotifyAll();
-    while (arrived_ < 2 || turn_ != turn) changed_.Wait(lock);
-  }
-  void End() {
-    const MutexLock lock(mutex_);
-    ++turn_;
-    changed_.NotifyAll();
-  }
-
- private:
-  Mutex mutex_;
-  CondVar changed_;
-  int arrived_ ABSL_GUARDED_BY(mutex_) = 0;
-  int turn_ ABSL_GUARDED_BY(mutex_) = 0;
-};
-
+// Says that its call has packed, and waits for its turn.
 class EngineInTurn : public HostBridgeEngine {
  public:
-  EngineInTurn(Turns& turns, int turn) : turns_(turns), turn_(turn) {}
-  void BeginTransfer() override { turns_.Begin(turn_); }
-  void EndTransfer() override { turns_.End(); }
+  EngineInTurn(std::promise<void>& packed, std::promise<void>& turn,
+               std::promise<void>& done)
+      : packed_(packed), turn_(turn), done_(done) {}
+  void BeginTransfer() override {
+    packed_.set_value();
+    turn_.get_future().wait();
+  }
+  void EndTransfer() override { done_.set_value(); }
 
  private:
-  Turns& turns_;
-  const int turn_;
+  std::promise<void>& packed_;
+  std::promise<void>& turn_;
+  std::promise<void>& done_;
 };
 
 TEST(BridgeTest, TwoMicroBatchesAreUnderWayAndDoNotMix) {
@@ -418,15 +403,17 @@ TEST(BridgeTest, TwoMicroBatchesAreUnderWayAndDoNotMix) {
   LoopbackFactory factory;
   OnEach([&](int i) {
     const auto bridge = Join(factory, {0, 1, 2, 3}, i, 1);
-    Turns turns;
+    // The first may go when the second has packed, and that when it is done.
+    std::promise<void> packed, second_packed, first_done, second_done;
+    EngineInTurn first_engine(packed, second_packed, first_done);
+    EngineInTurn second_engine(second_packed, first_done, second_done);
     if (i < 2) second[i]->sources[0] = "eeefffggghhh";
     second[i]->part.sequence = 10;
-    const auto run = [&](Member& member, int turn) {
-      EngineInTurn engine(turns, turn);
+    const auto run = [&](Member& member, BridgeEngine& engine) {
       member.result = RunBridge(*bridge, nullptr, member.part, engine);
     };
-    std::thread other([&] { run(*second[i], 1); });
-    run(*first[i], 0);
+    std::thread other([&] { run(*second[i], second_engine); });
+    run(*first[i], first_engine);
     other.join();
   });
   EXPECT_EQ(first[3]->shard, "cccbbbyyyzzz");

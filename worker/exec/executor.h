@@ -49,9 +49,9 @@ absl::Status CheckCopies(const CopyTable& table, int64_t row_bytes,
 std::vector<std::pair<int64_t, int64_t>> NamedRows(const CopyTable& table,
                                                    int32_t source);
 
-// Writes every byte of `destination` that is not kept. Filled rows get `fill_value` over and
-// over; its length divides `row_bytes`, and empty means zero bytes. Sources may
-// overlap one another, but not the destination.
+// Writes every byte of `destination` but those of kept rows. Filled rows get
+// `fill_value` over and over; its length divides `row_bytes`, and empty means
+// zero bytes. Sources may overlap one another, but not the destination.
 absl::Status RunForward(const CopyTable& table, int64_t row_bytes,
                         absl::Span<const ConstBytes> sources, Bytes destination,
                         ConstBytes fill_value = {});
