@@ -181,6 +181,8 @@ install_libraries
 mkdir -p "$bundle/python/shardwright"
 cp client/python/shardwright/{*.py,py.typed} "$bundle/python/shardwright/"
 ln -s ../../lib/libshardwright.so "$bundle/python/shardwright/"
+# tests/gpu/torch_adapter.py runs it.
+cp client/python/torch_adapter_test.py "$bundle/python/"
 cp deploy/layouts/*.{yaml,json,txt} "$bundle/layouts/"
 for folder in gpu peers; do
   mkdir -p "$bundle/tests/$folder"

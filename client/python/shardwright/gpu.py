@@ -53,7 +53,8 @@ class Operation:
     adjoint: bool = False
 
 
-def _buffer(name: str, tensor: Any | None) -> _library.Buffer:
+def buffer_of(name: str, tensor: Any | None) -> _library.Buffer:
+    """Where a tensor's bytes are, for the library."""
     if tensor is None:
         return _library.Buffer(None, 0)
     if not tensor.is_contiguous():
@@ -99,10 +100,10 @@ def _operation(operation: Operation) -> _library.GpuOperation:
     out.dtype = operation.dtype.encode()
     out.row_elements = _library.int64("row_elements", operation.row_elements)
     out.sources = (_library.Buffer * len(sources))(
-        *(_buffer(f"source {k}", source) for k, source in enumerate(sources))
+        *(buffer_of(f"source {k}", source) for k, source in enumerate(sources))
     )
     out.source_count = len(sources)
-    out.destination = _buffer("the destination", operation.destination)
+    out.destination = buffer_of("the destination", operation.destination)
     out.fill = operation.fill
     return out
 
