@@ -16,7 +16,7 @@
 #include "proto/plan/shard_plan.h"
 
 // Immutable. Has exactly one of `client` and `layout`.
-struct sw_job {
+struct sw_job : shardwright::LiveHandle {
   std::string name;
   std::optional<shardwright::CoordinatorClient> client;
   std::optional<shardwright::Layout> layout;

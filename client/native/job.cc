@@ -51,6 +51,7 @@ absl::StatusOr<nlohmann::ordered_json> Groups(const sw_job& job) {
 }  // namespace shardwright
 
 using shardwright::Call;
+using shardwright::CheckLive;
 using shardwright::CheckNotNull;
 using shardwright::CopyText;
 
@@ -87,7 +88,8 @@ void sw_job_destroy(sw_job* job) { delete job; }
 
 sw_code sw_job_explain_rank(const sw_job* job, int64_t rank, char** json) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(CheckNotNull({{"job", job}, {"json", json}}));
+    RETURN_IF_ERROR(CheckLive("job", job));
+    RETURN_IF_ERROR(CheckNotNull({{"json", json}}));
     ASSIGN_OR_RETURN(const shardwright::v1::RankExplanation explanation,
                      shardwright::Explain(*job, rank));
     *json = CopyText(shardwright::RankExplanationJson(explanation).dump());
@@ -97,7 +99,8 @@ sw_code sw_job_explain_rank(const sw_job* job, int64_t rank, char** json) {
 
 sw_code sw_job_groups(const sw_job* job, char** json) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(CheckNotNull({{"job", job}, {"json", json}}));
+    RETURN_IF_ERROR(CheckLive("job", job));
+    RETURN_IF_ERROR(CheckNotNull({{"json", json}}));
     ASSIGN_OR_RETURN(const nlohmann::ordered_json groups,
                      shardwright::Groups(*job));
     *json = CopyText(groups.dump());

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <climits>
 #include <memory>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -18,7 +19,11 @@
 #include "proto/time/proto_time.h"
 
 // Thread-safe, as its parts are.
-struct sw_member {
+struct sw_member : shardwright::LiveHandle {
+  sw_member(shardwright::CoordinatorClient coordinator,
+            std::unique_ptr<shardwright::Member> joined)
+      : client(std::move(coordinator)), member(std::move(joined)) {}
+
   shardwright::CoordinatorClient client;
   std::unique_ptr<shardwright::Member> member;
 };
@@ -66,13 +71,15 @@ absl::Status Wait(const sw_member& member, v1::WaitAtBarrierRequest request,
 }  // namespace shardwright
 
 using shardwright::Call;
+using shardwright::CheckLive;
 using shardwright::CheckNotNull;
 using shardwright::Error;
 
 sw_code sw_member_join(const sw_job* job, int64_t rank, int64_t timeout_ms,
                        sw_member** out) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(CheckNotNull({{"job", job}, {"out", out}}));
+    RETURN_IF_ERROR(CheckLive("job", job));
+    RETURN_IF_ERROR(CheckNotNull({{"out", out}}));
     if (!job->client.has_value()) {
       return Error(absl::StatusCode::kInvalidArgument, "OFFLINE_JOB",
                    absl::StrCat("job '", job->name,
@@ -87,14 +94,14 @@ sw_code sw_member_join(const sw_job* job, int64_t rank, int64_t timeout_ms,
     options.join_timeout = absl::Milliseconds(timeout_ms);
     ASSIGN_OR_RETURN(std::unique_ptr<shardwright::Member> member,
                      shardwright::Member::Join(*job->client, options));
-    *out = new sw_member{*job->client, std::move(member)};
+    *out = new sw_member(*job->client, std::move(member));
     return absl::OkStatus();
   });
 }
 
 sw_code sw_member_leave(sw_member* member) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(CheckNotNull({{"member", member}}));
+    RETURN_IF_ERROR(CheckLive("member", member));
     return member->member->Leave();
   });
 }
@@ -103,14 +110,15 @@ void sw_member_destroy(sw_member* member) { delete member; }
 
 sw_code sw_member_check(const sw_member* member) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(CheckNotNull({{"member", member}}));
+    RETURN_IF_ERROR(CheckLive("member", member));
     return member->member->status();
   });
 }
 
 sw_code sw_member_set_phase(sw_member* member, const char* phase) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(CheckNotNull({{"member", member}, {"phase", phase}}));
+    RETURN_IF_ERROR(CheckLive("member", member));
+    RETURN_IF_ERROR(CheckNotNull({{"phase", phase}}));
     std::string text = phase;
     if (text.size() > shardwright::kPhaseBytesMax) {
       return Error(
@@ -129,8 +137,8 @@ sw_code sw_member_set_phase(sw_member* member, const char* phase) {
 
 sw_code sw_member_get_generation(const sw_member* member, int64_t* generation) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(
-        CheckNotNull({{"member", member}, {"generation", generation}}));
+    RETURN_IF_ERROR(CheckLive("member", member));
+    RETURN_IF_ERROR(CheckNotNull({{"generation", generation}}));
     *generation = member->member->caller().generation();
     return absl::OkStatus();
   });
@@ -139,8 +147,8 @@ sw_code sw_member_get_generation(const sw_member* member, int64_t* generation) {
 sw_code sw_member_get_incarnation(const sw_member* member,
                                   uint64_t* incarnation) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(
-        CheckNotNull({{"member", member}, {"incarnation", incarnation}}));
+    RETURN_IF_ERROR(CheckLive("member", member));
+    RETURN_IF_ERROR(CheckNotNull({{"incarnation", incarnation}}));
     *incarnation = member->member->caller().incarnation();
     return absl::OkStatus();
   });
@@ -149,8 +157,8 @@ sw_code sw_member_get_incarnation(const sw_member* member,
 sw_code sw_member_wait(sw_member* member, const char* name, int64_t sequence,
                        const char* scope, uint64_t digest, int64_t timeout_ms) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(
-        CheckNotNull({{"member", member}, {"name", name}, {"scope", scope}}));
+    RETURN_IF_ERROR(CheckLive("member", member));
+    RETURN_IF_ERROR(CheckNotNull({{"name", name}, {"scope", scope}}));
     RETURN_IF_ERROR(member->member->status());
     shardwright::v1::WaitAtBarrierRequest request;
     request.set_name(name);

@@ -107,13 +107,14 @@ absl::StatusOr<const sw_plan::Table*> sw_plan::Find(sw_table_id id) const {
 }
 
 using shardwright::Call;
+using shardwright::CheckLive;
 using shardwright::CheckNotNull;
 
 sw_code sw_plan_shard(const sw_job* job, int64_t rank,
                       const sw_batch_shape* shape, sw_plan** out) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(
-        CheckNotNull({{"job", job}, {"shape", shape}, {"out", out}}));
+    RETURN_IF_ERROR(CheckLive("job", job));
+    RETURN_IF_ERROR(CheckNotNull({{"shape", shape}, {"out", out}}));
     ASSIGN_OR_RETURN(const shardwright::BatchShape batch_shape,
                      shardwright::ShapeFrom(*shape));
     ASSIGN_OR_RETURN(shardwright::ShardPlan plan,
@@ -126,8 +127,8 @@ sw_code sw_plan_shard(const sw_job* job, int64_t rank,
 sw_code sw_plan_compose(const sw_job* job, int64_t rank, const sw_batch* batch,
                         sw_plan** out) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(
-        CheckNotNull({{"job", job}, {"batch", batch}, {"out", out}}));
+    RETURN_IF_ERROR(CheckLive("job", job));
+    RETURN_IF_ERROR(CheckNotNull({{"batch", batch}, {"out", out}}));
     ASSIGN_OR_RETURN(shardwright::v1::Batch message,
                      shardwright::BatchFrom(*batch));
     ASSIGN_OR_RETURN(shardwright::ShardPlan plan,
@@ -141,7 +142,8 @@ void sw_plan_destroy(sw_plan* plan) { delete plan; }
 
 sw_code sw_plan_get_info(const sw_plan* plan, sw_plan_info* out) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(CheckNotNull({{"plan", plan}, {"out", out}}));
+    RETURN_IF_ERROR(CheckLive("plan", plan));
+    RETURN_IF_ERROR(CheckNotNull({{"out", out}}));
     const shardwright::ShardPlan& from = plan->plan;
     const shardwright::Coordinates& at = from.coordinates;
     *out = {from.digest,
@@ -164,7 +166,8 @@ sw_code sw_plan_get_info(const sw_plan* plan, sw_plan_info* out) {
 
 sw_code sw_plan_json(const sw_plan* plan, int32_t with_positions, char** json) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(CheckNotNull({{"plan", plan}, {"json", json}}));
+    RETURN_IF_ERROR(CheckLive("plan", plan));
+    RETURN_IF_ERROR(CheckNotNull({{"json", json}}));
     const auto to_json = plan->composed ? shardwright::PlanComposeJson
                                         : shardwright::PlanShardJson;
     *json = shardwright::CopyText(to_json(plan->plan.digest,
@@ -177,7 +180,8 @@ sw_code sw_plan_json(const sw_plan* plan, int32_t with_positions, char** json) {
 
 sw_code sw_plan_get_table(const sw_plan* plan, sw_table_id id, sw_table* out) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(CheckNotNull({{"plan", plan}, {"out", out}}));
+    RETURN_IF_ERROR(CheckLive("plan", plan));
+    RETURN_IF_ERROR(CheckNotNull({{"out", out}}));
     ASSIGN_OR_RETURN(const sw_plan::Table* table, plan->Find(id));
     const std::vector<int64_t>& source_rows = table->copies->source_rows();
     *out = {table->entries.data(),

@@ -54,7 +54,7 @@ absl::StatusOr<std::unique_ptr<sw_session>> OpenGpu(
 }
 
 absl::Status CheckHasGpu(const sw_session* session) {
-  RETURN_IF_ERROR(CheckNotNull({{"session", session}}));
+  RETURN_IF_ERROR(CheckLive("session", session));
   if (session->order != nullptr) return absl::OkStatus();
   return Error(absl::StatusCode::kInvalidArgument, "INVALID_REGION",
                "the session was opened without a GPU: use "
@@ -124,13 +124,15 @@ absl::StatusOr<int64_t> RunInOrder(const sw_session& session,
 using shardwright::Call;
 using shardwright::CheckArray;
 using shardwright::CheckHasGpu;
+using shardwright::CheckLive;
 using shardwright::CheckNotNull;
 
 sw_code sw_session_open_gpu(const sw_worker* worker, const sw_segment* segments,
                             int64_t segment_count, int32_t ordinal,
                             sw_order order, sw_session** out) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(CheckNotNull({{"worker", worker}, {"out", out}}));
+    RETURN_IF_ERROR(CheckLive("worker", worker));
+    RETURN_IF_ERROR(CheckNotNull({{"out", out}}));
     RETURN_IF_ERROR(shardwright::CheckOrder(order));
     ASSIGN_OR_RETURN(shardwright::v1::OpenSessionRequest request,
                      shardwright::SegmentsFrom(segments, segment_count));
@@ -158,7 +160,7 @@ sw_code sw_session_get_order(const sw_session* session, char** json) {
 
 sw_code sw_session_check(const sw_session* session) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(CheckNotNull({{"session", session}}));
+    RETURN_IF_ERROR(CheckLive("session", session));
     return session->session->status();
   });
 }

@@ -39,14 +39,14 @@ absl::StatusOr<std::vector<Bytes>> SourcesOf(const sw_buffer* sources,
 }  // namespace shardwright
 
 using shardwright::Call;
-using shardwright::CheckNotNull;
+using shardwright::CheckLive;
 
 sw_code sw_plan_run(const sw_plan* plan, sw_table_id id, int64_t row_bytes,
                     const sw_buffer* sources, int64_t source_count,
                     sw_buffer destination, const void* fill,
                     int64_t fill_bytes) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(CheckNotNull({{"plan", plan}}));
+    RETURN_IF_ERROR(CheckLive("plan", plan));
     ASSIGN_OR_RETURN(const sw_plan::Table* table, plan->Find(id));
     ASSIGN_OR_RETURN(const std::vector<shardwright::Bytes> from,
                      shardwright::SourcesOf(sources, source_count));
@@ -65,7 +65,7 @@ sw_code sw_plan_run_adjoint(const sw_plan* plan, sw_table_id id,
                             int64_t row_bytes, sw_buffer destination,
                             const sw_buffer* sources, int64_t source_count) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(CheckNotNull({{"plan", plan}}));
+    RETURN_IF_ERROR(CheckLive("plan", plan));
     ASSIGN_OR_RETURN(const sw_plan::Table* table, plan->Find(id));
     ASSIGN_OR_RETURN(const shardwright::Bytes from,
                      shardwright::BytesOf("destination", destination));

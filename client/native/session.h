@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "client/cc/worker_client.h"
+#include "client/native/call.h"
 #include "client/native/handles.h"
 #include "client/native/shardwright_service.h"
 #include "proto/sync/mutex.h"
@@ -70,11 +71,14 @@ absl::StatusOr<v1::OpenSessionRequest> SegmentsFrom(const sw_segment* segments,
 
 }  // namespace shardwright
 
-struct sw_worker {
+struct sw_worker : shardwright::LiveHandle {
+  explicit sw_worker(shardwright::WorkerClient worker)
+      : client(std::move(worker)) {}
+
   shardwright::WorkerClient client;
 };
 
-struct sw_session {
+struct sw_session : shardwright::LiveHandle {
   explicit sw_session(shardwright::WorkerClient worker)
       : client(std::move(worker)) {}
 

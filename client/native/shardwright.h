@@ -3,7 +3,8 @@
  * the caller's thread; shardwright_service.h has members, barriers and workers.
  *
  * Handles are opaque. Each comes from one function and goes to its _destroy
- * function, which accepts NULL; no other thread may be using it then.
+ * function, which accepts NULL; no other thread may be using it then. Later use
+ * is refused (FREED_HANDLE), as long as no new handle has its address.
  *
  * Threads: every function may be called from any thread at any time, and any
  * number of threads may use one handle. No function calls back.

@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "client/native/shardwright_region.h"
 #include "client/native/shardwright_service.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -213,6 +214,7 @@ TEST_F(NativeTest, EveryNullIsAnErrorAndNotACrash) {
   sw_batch_shape shape = {};
   Batch batch;
   char* text = nullptr;
+  int64_t region = 0;
   const sw_buffer buffer = {};
   const sw_code codes[] = {
       sw_job_connect(nullptr, "j", 0, &job),
@@ -246,11 +248,60 @@ TEST_F(NativeTest, EveryNullIsAnErrorAndNotACrash) {
       sw_session_open(nullptr, nullptr, 0, &session),
       sw_session_run(nullptr, nullptr, 0, nullptr),
       sw_session_gather(nullptr, "tp", nullptr, nullptr),
+      sw_session_open_gpu(nullptr, nullptr, 0, 0, 0, &session),
+      sw_session_get_order(nullptr, &text),
+      sw_session_check(nullptr),
+      sw_session_register_region(nullptr, &buffer, 1, &region),
+      sw_session_unregister_region(nullptr, 0),
+      sw_session_run_regions(nullptr, nullptr, 0, nullptr, nullptr),
   };
   for (size_t i = 0; i < std::size(codes); ++i) {
     EXPECT_EQ(codes[i], SW_INVALID_ARGUMENT) << "call " << i;
   }
   EXPECT_STREQ(sw_last_error_reason(), "NULL_ARGUMENT");
+}
+
+// Members and sessions need servers: tests/integration/python_client_test.py.
+TEST_F(NativeTest, HandlesThatWereDestroyedAreRefused) {
+  const auto expect_refused = [](sw_code code, const std::string& name) {
+    EXPECT_EQ(code, SW_INVALID_ARGUMENT) << name;
+    EXPECT_STREQ(sw_last_error_reason(), "FREED_HANDLE") << name;
+    EXPECT_THAT(sw_last_error(), HasSubstr(name));
+  };
+  char* text = nullptr;
+  sw_plan* const plan = plan_.release();
+  sw_plan_destroy(plan);
+  sw_plan_info info;
+  sw_table table;
+  const sw_buffer buffer = {};
+  expect_refused(sw_plan_get_info(plan, &info), "plan");
+  expect_refused(sw_plan_json(plan, 0, &text), "plan");
+  expect_refused(sw_plan_get_table(plan, SW_LABELS, &table), "plan");
+  expect_refused(
+      sw_plan_run(plan, SW_LABELS, 1, &buffer, 1, buffer, nullptr, 0), "plan");
+  expect_refused(sw_plan_run_adjoint(plan, SW_LABELS, 1, buffer, &buffer, 1),
+                 "plan");
+
+  sw_job* const job = job_.release();
+  sw_job_destroy(job);
+  Batch batch;
+  const sw_batch_shape shape = {};
+  sw_plan* made = nullptr;
+  sw_member* member = nullptr;
+  expect_refused(sw_job_explain_rank(job, 4, &text), "job");
+  expect_refused(sw_job_groups(job, &text), "job");
+  expect_refused(sw_plan_shard(job, 4, &shape, &made), "job");
+  expect_refused(sw_plan_compose(job, 4, &batch.value, &made), "job");
+  expect_refused(sw_member_join(job, 4, 0, &member), "job");
+
+  sw_worker* worker = nullptr;
+  ASSERT_EQ(sw_worker_connect("127.0.0.1:1", 1000, &worker), SW_OK);
+  sw_worker_destroy(worker);
+  sw_session* session = nullptr;
+  expect_refused(sw_worker_describe(worker, &text), "worker");
+  expect_refused(sw_session_open(worker, nullptr, 0, &session), "worker");
+  expect_refused(sw_session_open_gpu(worker, nullptr, 0, 0, 0, &session),
+                 "worker");
 }
 
 TEST_F(NativeTest, BuffersThatDoNotFitAreRefusedUntouched) {

@@ -87,6 +87,7 @@ absl::StatusOr<v1::CopyOperation> OperationFrom(const sw_operation& in) {
 
 using shardwright::Call;
 using shardwright::CheckArray;
+using shardwright::CheckLive;
 using shardwright::CheckNotNull;
 
 sw_code sw_worker_connect(const char* address, int64_t timeout_ms,
@@ -95,7 +96,7 @@ sw_code sw_worker_connect(const char* address, int64_t timeout_ms,
     RETURN_IF_ERROR(CheckNotNull({{"address", address}, {"out", out}}));
     shardwright::WorkerClient::Options options;
     options.call_timeout = absl::Milliseconds(timeout_ms);
-    *out = new sw_worker{shardwright::WorkerClient::Create(address, options)};
+    *out = new sw_worker(shardwright::WorkerClient::Create(address, options));
     return absl::OkStatus();
   });
 }
@@ -104,7 +105,8 @@ void sw_worker_destroy(sw_worker* worker) { delete worker; }
 
 sw_code sw_worker_describe(const sw_worker* worker, char** json) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(CheckNotNull({{"worker", worker}, {"json", json}}));
+    RETURN_IF_ERROR(CheckLive("worker", worker));
+    RETURN_IF_ERROR(CheckNotNull({{"json", json}}));
     ASSIGN_OR_RETURN(const shardwright::v1::WorkerDescription description,
                      worker->client.Describe());
     *json =
@@ -116,7 +118,8 @@ sw_code sw_worker_describe(const sw_worker* worker, char** json) {
 sw_code sw_session_open(const sw_worker* worker, const sw_segment* segments,
                         int64_t segment_count, sw_session** out) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(CheckNotNull({{"worker", worker}, {"out", out}}));
+    RETURN_IF_ERROR(CheckLive("worker", worker));
+    RETURN_IF_ERROR(CheckNotNull({{"out", out}}));
     ASSIGN_OR_RETURN(const shardwright::v1::OpenSessionRequest request,
                      shardwright::SegmentsFrom(segments, segment_count));
     auto session = std::make_unique<sw_session>(worker->client);
@@ -132,7 +135,7 @@ sw_code sw_session_run(const sw_session* session,
                        const sw_operation* operations, int64_t operation_count,
                        int64_t* copied_bytes) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(CheckNotNull({{"session", session}}));
+    RETURN_IF_ERROR(CheckLive("session", session));
     RETURN_IF_ERROR(CheckArray("operations", operations, operation_count,
                                shardwright::kOperationsMax));
     shardwright::v1::RunCopiesRequest request;
@@ -155,8 +158,8 @@ sw_code sw_session_gather(const sw_session* session, const char* kind,
                           const sw_operation* operation,
                           int64_t* restored_rows) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(CheckNotNull(
-        {{"session", session}, {"kind", kind}, {"operation", operation}}));
+    RETURN_IF_ERROR(CheckLive("session", session));
+    RETURN_IF_ERROR(CheckNotNull({{"kind", kind}, {"operation", operation}}));
     shardwright::v1::GatherShardsRequest request;
     request.set_session_id(session->session->id());
     request.set_kind(kind);

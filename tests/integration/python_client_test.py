@@ -6,12 +6,14 @@ it needs to?
 """
 
 import concurrent.futures
+import ctypes
 import json
 import os
 import unittest
 
 import numpy
 import shardwright
+from shardwright import _library
 
 from tests.integration import processes
 
@@ -59,7 +61,21 @@ def on_all_ranks(function):
     return list(pool.map(function, RANKS))
 
 
-class CoordinatorTest(unittest.TestCase):
+class _DestroyedTest:
+  """What the C interface says of handles that need a server to exist."""
+
+  def check_refused(self, handle, calls):
+    """`calls` takes a handle; (function, arguments...) each."""
+    gone = ctypes.c_void_p(handle.value.value)
+    handle.close()
+    for name, *arguments in calls:
+      with self.subTest(name):
+        with self.assertRaises(shardwright.ShardwrightError) as caught:
+          getattr(_library.library(), name)(gone, *arguments)
+        self.assertEqual(caught.exception.reason, "FREED_HANDLE")
+
+
+class CoordinatorTest(unittest.TestCase, _DestroyedTest):
 
   def setUp(self):
     self.store_path = processes.temporary_directory() / "store.db"
@@ -140,8 +156,19 @@ class CoordinatorTest(unittest.TestCase):
       for member in members:
         member.check()
 
+  def test_a_member_that_was_destroyed_is_refused(self):
+    number, incarnation = ctypes.c_int64(), ctypes.c_uint64()
+    self.check_refused(self.job.member(0)._handle, [
+        ("sw_member_leave",),
+        ("sw_member_check",),
+        ("sw_member_set_phase", b"x"),
+        ("sw_member_get_generation", ctypes.byref(number)),
+        ("sw_member_get_incarnation", ctypes.byref(incarnation)),
+        ("sw_member_wait", b"x", 1, b"", 0, 0),
+    ])
 
-class WorkerTest(unittest.TestCase):
+
+class WorkerTest(unittest.TestCase, _DestroyedTest):
 
   @classmethod
   def setUpClass(cls):
@@ -225,6 +252,22 @@ class WorkerTest(unittest.TestCase):
       return None
 
     self.assertEqual(on_all_ranks(prove), [("DIGEST_MISMATCH", True)] * 4)
+
+  def test_a_session_that_was_destroyed_is_refused(self):
+    text, region = ctypes.c_void_p(), ctypes.c_int64()
+    operation = _library.Operation()
+    handle = _library.Handle(
+        "sw_session_open", "sw_session_destroy",
+        self.workers[0]._handle.value, None, 0)
+    self.check_refused(handle, [
+        ("sw_session_check",),
+        ("sw_session_run", None, 0, None),
+        ("sw_session_gather", b"tp", ctypes.byref(operation), None),
+        ("sw_session_get_order", ctypes.byref(text)),
+        ("sw_session_register_region", 1, 1, ctypes.byref(region)),
+        ("sw_session_unregister_region", 0),
+        ("sw_session_run_regions", None, 0, None, None),
+    ])
 
   def test_sessions_leave_no_shared_memory_behind(self):
     before = set(os.listdir("/dev/shm"))
