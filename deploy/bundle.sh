@@ -12,7 +12,8 @@
 #   python/     the package shardwright
 #   layouts/    examples
 #   tests/      GPU tests and benchmarks (bin/), their data, and scripts
-#   manifest    what is in tests/bin: "test|benchmark TAG NAME", one a line
+#   manifest    what is in tests/bin: "test|benchmark|program TAG NAME", one a
+#               line; a program is run by one of the scripts
 #   gpu_report  runs all of that: gpu_report --json FILE
 set -euo pipefail
 
@@ -51,9 +52,9 @@ tagged() {
 # several tags runs where there are GPUs enough for the first.
 list_gpu_programs() {
   local tag label name kind
-  for tag in gpu1 gpu2 gpu4 gpu_benchmark; do
+  for tag in gpu1 gpu2 gpu4 gpu_benchmark gpu_program; do
     kind="test"
-    [[ $tag == gpu_benchmark ]] && kind="benchmark"
+    [[ $tag == gpu_* ]] && kind="${tag#gpu_}"
     tagged "$tag" >"$work/tagged"
     while read -r label; do
       name="${label##*:}"

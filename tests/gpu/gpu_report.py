@@ -89,7 +89,7 @@ def steps(options):
   found += [_script(path, path.stem) for path in _scripts("gpu")]
   for path in _scripts("peers"):
     wheels = []
-    if path.stem == "align_and_shard":
+    if path.stem in ("align_and_shard", "bridge"):
       if not options.wheels:
         continue
       wheels = ["--wheels", os.path.abspath(options.wheels)]

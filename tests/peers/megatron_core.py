@@ -66,9 +66,15 @@ class Megatron:
 
   def adapter(self, cp, tp):
     """Of cp rank 0 and tp rank 0."""
+    return self.adapter_of(_group(tp) if tp > 1 else None,
+                           _group(cp) if cp > 1 else None)
+
+  def adapter_of(self, tp_group, cp_group):
+    """Of this process in its groups; None: there is one rank."""
     return self._partition.PartitionAdapter(self._partition.PartitionConfig(
-        seq_parallel=tp > 1, use_cp=cp > 1, tp_comm_overlap=False,
-        max_seq_len=0, cp_group=_group(cp), tp_group=_group(tp)))
+        seq_parallel=tp_group is not None, use_cp=cp_group is not None,
+        tp_comm_overlap=False, max_seq_len=0, cp_group=cp_group,
+        tp_group=tp_group))
 
   def packed(self, starts, index):
     """Packed parameters. `index` is what Transformer Engine's function would

@@ -12,6 +12,7 @@
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
 #include "proto/sync/mutex.h"
+#include "proto/sync/spin.h"
 #include "worker/comm/nccl_library.h"
 #include "worker/comm/nccl_minter.h"
 #include "worker/device/cuda_call.h"
@@ -23,6 +24,9 @@ constexpr int64_t kStagingBytesMax = 16 << 20;
 
 // How often to look how far an operation is, and whether an idle communicator
 // is whole.
+// Most operations are over soon, and worth a busy core for so long; then there
+// are pauses between two questions.
+constexpr absl::Duration kSpin = absl::Milliseconds(5);
 constexpr absl::Duration kPollPeriod = absl::Microseconds(100);
 constexpr absl::Duration kWatchPeriod = absl::Milliseconds(100);
 
@@ -205,26 +209,31 @@ absl::Status NcclCommunicator::Connect(const std::vector<std::string>& slots) {
 
 absl::Status NcclCommunicator::Await(const char* step, absl::Time deadline,
                                      absl::Duration timeout) {
-  MutexLock lock(mutex_);
+  const absl::Time begin = absl::Now();
   while (true) {
-    if (!end_.ok()) return end_;
-    const ncclResult_t state = StateLocked();
-    if (state == ncclSuccess) {
-      // Nothing may have been started yet: then the stream is empty.
-      const cudaError_t at = cudaStreamQuery(stream_);
-      if (at == cudaSuccess) return absl::OkStatus();
-      if (at != cudaErrorNotReady) {
-        return EndLocked(CudaStatus(at, Where(step).c_str()));
+    {
+      MutexLock lock(mutex_);
+      if (!end_.ok()) return end_;
+      const ncclResult_t state = StateLocked();
+      if (state == ncclSuccess) {
+        // Nothing may have been started yet: then the stream is empty.
+        const cudaError_t at = cudaStreamQuery(stream_);
+        if (at == cudaSuccess) return absl::OkStatus();
+        if (at != cudaErrorNotReady) {
+          return EndLocked(CudaStatus(at, Where(step).c_str()));
+        }
+      } else if (state != ncclInProgress) {
+        return FailLocked(step, state);
       }
-    } else if (state != ncclInProgress) {
-      return FailLocked(step, state);
+      const absl::Time now = absl::Now();
+      if (now >= deadline) {
+        // NCCL does not tell which of them.
+        return EndLocked(
+            PeersMissing(Where(step), Others(), absl::FormatDuration(timeout)));
+      }
+      if (now - begin >= kSpin) changed_.WaitFor(lock, kPollPeriod);
     }
-    if (absl::Now() >= deadline) {
-      // NCCL does not tell which of them.
-      return EndLocked(
-          PeersMissing(Where(step), Others(), absl::FormatDuration(timeout)));
-    }
-    changed_.WaitFor(lock, kPollPeriod);
+    PauseCore();
   }
 }
 

@@ -8,9 +8,9 @@
 #include "absl/time/clock.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
+#include "proto/sync/spin.h"
 #include "spdlog/spdlog.h"
 #include "worker/device/process_identity.h"
-#include "worker/rpc/spin.h"
 
 namespace shardwright {
 namespace {

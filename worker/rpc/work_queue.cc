@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "worker/rpc/spin.h"
+#include "proto/sync/spin.h"
 
 namespace shardwright {
 

@@ -1,7 +1,7 @@
 // Waiting that is too short for the kernel.
 
-#ifndef WORKER_RPC_SPIN_H_
-#define WORKER_RPC_SPIN_H_
+#ifndef PROTO_SYNC_SPIN_H_
+#define PROTO_SYNC_SPIN_H_
 
 #include <thread>
 
@@ -20,4 +20,4 @@ inline void PauseCore() {
 
 }  // namespace shardwright
 
-#endif  // WORKER_RPC_SPIN_H_
+#endif  // PROTO_SYNC_SPIN_H_
