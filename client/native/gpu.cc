@@ -44,14 +44,6 @@ absl::StatusOr<int64_t> ElementBytes(const char* dtype) {
       absl::StrCat("dtype is \"", dtype, "\", must be one of ", known));
 }
 
-absl::StatusOr<Bytes> BytesOf(absl::string_view name, const sw_buffer& buffer) {
-  if (buffer.size_bytes < 0) {
-    return InvalidTensor(
-        absl::StrCat(name, " has ", buffer.size_bytes, " bytes"));
-  }
-  return Bytes(static_cast<char*>(buffer.data), buffer.size_bytes);
-}
-
 Direction DirectionOf(int32_t adjoint) {
   return adjoint != 0 ? Direction::kAdjoint : Direction::kForward;
 }

@@ -9,11 +9,13 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "client/cc/coordinator_client.h"
 #include "client/native/call.h"
 #include "client/native/shardwright_plan.h"
 #include "proto/plan/layout.h"
 #include "proto/plan/shard_plan.h"
+#include "worker/exec/executor.h"
 
 // Immutable. Has exactly one of `client` and `layout`.
 struct sw_job : shardwright::LiveHandle {
@@ -45,5 +47,14 @@ struct sw_plan : shardwright::LiveHandle {
   Table embeddings;
   Table labels;
 };
+
+namespace shardwright {
+
+// The memory that a caller names.
+// Errors:
+//   INVALID_ARGUMENT INVALID_TENSOR: fewer than no bytes; NULL_ARGUMENT
+absl::StatusOr<Bytes> BytesOf(absl::string_view name, const sw_buffer& buffer);
+
+}  // namespace shardwright
 
 #endif  // CLIENT_NATIVE_HANDLES_H_

@@ -1,7 +1,6 @@
 #include <memory>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/native/call.h"
@@ -15,7 +14,6 @@
 namespace shardwright {
 namespace {
 
-constexpr int64_t kOperationsMax = 4096;
 constexpr size_t kHandleBytes = 64;
 
 absl::Status InvalidArgument(const std::string& message) {
@@ -70,59 +68,19 @@ absl::Status Register(const sw_session& session,
   return absl::OkStatus();
 }
 
-v1::Tensor ToProto(const sw_region_tensor& tensor) {
-  v1::Tensor message;
-  if (tensor.size_bytes == 0) {
-    message.set_inline_data("");
-    return message;
-  }
-  message.mutable_region()->set_id(tensor.region);
-  message.mutable_region()->set_offset_bytes(tensor.offset_bytes);
-  message.mutable_region()->set_size_bytes(tensor.size_bytes);
-  return message;
-}
-
-absl::StatusOr<v1::CopyOperation> OperationFrom(const sw_region_operation& in) {
-  RETURN_IF_ERROR(CheckLive("operation.plan", in.plan));
-  RETURN_IF_ERROR(CheckArray("operation.sources", in.sources, in.source_count,
-                             CopyTable::kSourcesMax));
-  v1::CopyOperation operation;
-  ASSIGN_OR_RETURN(*operation.mutable_plan_table(), NameOf(*in.plan, in.table));
-  for (int64_t k = 0; k < in.source_count; ++k) {
-    *operation.add_sources() = ToProto(in.sources[k]);
-  }
-  *operation.mutable_destination() = ToProto(in.destination);
-  operation.set_row_bytes(in.row_bytes);
-  if (in.element_bytes < 1 || in.element_bytes > 16) {
-    return Error(absl::StatusCode::kInvalidArgument, "INVALID_TENSOR",
-                 absl::StrCat("operation.element_bytes is ", in.element_bytes,
-                              ", must be 1 to 16"));
-  }
-  operation.set_element_bytes(in.element_bytes);
-  if (in.fill != nullptr) {
-    operation.set_fill_value(in.fill, static_cast<size_t>(in.element_bytes));
-  }
-  operation.set_adjoint(in.adjoint != 0);
-  return operation;
-}
-
-absl::StatusOr<int64_t> RunInOrder(const sw_session& session,
-                                   v1::RunCopiesRequest request,
-                                   absl::Span<const CopyTable* const> tables,
-                                   GpuStream stream) {
+absl::StatusOr<v1::RunCopiesResponse> RunInOrder(const sw_session& session,
+                                                 Copies copies,
+                                                 GpuStream stream) {
   StreamOrder& order = *session.order;
   const MutexLock lock(order.running());
   RETURN_IF_ERROR(order.Before(stream));
-  ASSIGN_OR_RETURN(const v1::RunCopiesResponse response,
-                   session.Run(std::move(request), tables));
-  return response.copied_bytes();
+  return session.Run(std::move(copies));
 }
 
 }  // namespace
 }  // namespace shardwright
 
 using shardwright::Call;
-using shardwright::CheckArray;
 using shardwright::CheckHasGpu;
 using shardwright::CheckLive;
 using shardwright::CheckNotNull;
@@ -217,22 +175,13 @@ sw_code sw_session_run_regions(const sw_session* session,
                                int64_t* copied_bytes) {
   return Call([&]() -> absl::Status {
     RETURN_IF_ERROR(CheckHasGpu(session));
-    RETURN_IF_ERROR(CheckArray("operations", operations, operation_count,
-                               shardwright::kOperationsMax));
-    shardwright::v1::RunCopiesRequest request;
-    std::vector<const shardwright::CopyTable*> tables;
-    for (int64_t i = 0; i < operation_count; ++i) {
-      ASSIGN_OR_RETURN(*request.add_operations(),
-                       shardwright::OperationFrom(operations[i]));
-      ASSIGN_OR_RETURN(const sw_plan::Table* table,
-                       operations[i].plan->Find(operations[i].table));
-      tables.push_back(table->copies);
-    }
+    ASSIGN_OR_RETURN(shardwright::Copies copies,
+                     shardwright::CopiesFrom(operations, operation_count));
     ASSIGN_OR_RETURN(
-        const int64_t bytes,
-        shardwright::RunInOrder(*session, std::move(request), tables,
+        const shardwright::v1::RunCopiesResponse response,
+        shardwright::RunInOrder(*session, std::move(copies),
                                 static_cast<shardwright::GpuStream>(stream)));
-    if (copied_bytes != nullptr) *copied_bytes = bytes;
+    if (copied_bytes != nullptr) *copied_bytes = response.copied_bytes();
     return absl::OkStatus();
   });
 }

@@ -9,7 +9,6 @@
 #include "worker/exec/executor.h"
 
 namespace shardwright {
-namespace {
 
 absl::StatusOr<Bytes> BytesOf(absl::string_view name, const sw_buffer& buffer) {
   if (buffer.size_bytes < 0) {
@@ -21,6 +20,8 @@ absl::StatusOr<Bytes> BytesOf(absl::string_view name, const sw_buffer& buffer) {
   }
   return Bytes(static_cast<char*>(buffer.data), buffer.size_bytes);
 }
+
+namespace {
 
 absl::StatusOr<std::vector<Bytes>> SourcesOf(const sw_buffer* sources,
                                              int64_t count) {

@@ -4,6 +4,7 @@
 #include <map>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "client/native/call.h"
 #include "proto/plan/codec.h"
 #include "proto/status/error.h"
@@ -13,6 +14,7 @@ namespace shardwright {
 namespace {
 
 constexpr int64_t kSegmentsMax = 64;
+constexpr int64_t kOperationsMax = 4096;
 
 // Events of sessions that have ended, by GPU. The worker closes its side a
 // little later than we ours, and an event must outlive that: the oldest is used
@@ -49,6 +51,91 @@ void GiveEvent(int ordinal, std::unique_ptr<SharedEvent> event) {
   OldEvents& old = TheOldEvents();
   const MutexLock lock(old.mutex);
   old.by_ordinal[ordinal].push_back(std::move(event));
+}
+
+v1::Tensor ToProto(const sw_tensor& tensor) {
+  v1::Tensor message;
+  message.mutable_segment()->set_index(tensor.segment);
+  message.mutable_segment()->set_offset_bytes(tensor.offset_bytes);
+  message.mutable_segment()->set_size_bytes(tensor.size_bytes);
+  return message;
+}
+
+v1::Tensor ToProto(const sw_region_tensor& tensor) {
+  v1::Tensor message;
+  if (tensor.size_bytes == 0) {
+    message.set_inline_data("");
+    return message;
+  }
+  message.mutable_region()->set_id(tensor.region);
+  message.mutable_region()->set_offset_bytes(tensor.offset_bytes);
+  message.mutable_region()->set_size_bytes(tensor.size_bytes);
+  return message;
+}
+
+absl::Status SetFill(const sw_operation& in, v1::CopyOperation& operation) {
+  RETURN_IF_ERROR(
+      CheckArray("operation.fill bytes", in.fill, in.fill_bytes, in.row_bytes));
+  if (in.fill_bytes > 0) {
+    operation.set_fill_value(in.fill, static_cast<size_t>(in.fill_bytes));
+  }
+  return absl::OkStatus();
+}
+
+// One element, whose size the worker needs for the addresses too.
+absl::Status SetFill(const sw_region_operation& in,
+                     v1::CopyOperation& operation) {
+  if (in.element_bytes < 1 || in.element_bytes > 16) {
+    return Error(absl::StatusCode::kInvalidArgument, "INVALID_TENSOR",
+                 absl::StrCat("operation.element_bytes is ", in.element_bytes,
+                              ", must be 1 to 16"));
+  }
+  operation.set_element_bytes(in.element_bytes);
+  if (in.fill != nullptr) {
+    operation.set_fill_value(in.fill, static_cast<size_t>(in.element_bytes));
+  }
+  return absl::OkStatus();
+}
+
+// What the worker keeps a plan's table by.
+v1::PlanTable NameOf(const sw_plan& plan, sw_table_id table) {
+  v1::PlanTable name;
+  name.set_digest(plan.plan.digest);
+  name.set_rank(plan.plan.rank);
+  name.set_kind(table == SW_LABELS ? v1::PlanTable::LABELS
+                                   : v1::PlanTable::EMBEDDINGS);
+  return name;
+}
+
+// `Operation` is on segments or on regions.
+template <typename Operation>
+absl::Status AddOperation(const Operation& in, Copies& copies) {
+  RETURN_IF_ERROR(CheckLive("operation.plan", in.plan));
+  RETURN_IF_ERROR(CheckArray("operation.sources", in.sources, in.source_count,
+                             CopyTable::kSourcesMax));
+  ASSIGN_OR_RETURN(const sw_plan::Table* table, in.plan->Find(in.table));
+  v1::CopyOperation& operation = *copies.request.add_operations();
+  RETURN_IF_ERROR(SetFill(in, operation));
+  *operation.mutable_plan_table() = NameOf(*in.plan, in.table);
+  for (int64_t k = 0; k < in.source_count; ++k) {
+    *operation.add_sources() = ToProto(in.sources[k]);
+  }
+  *operation.mutable_destination() = ToProto(in.destination);
+  operation.set_row_bytes(in.row_bytes);
+  operation.set_adjoint(in.adjoint != 0);
+  copies.tables.push_back(table->copies);
+  return absl::OkStatus();
+}
+
+template <typename Operation>
+absl::StatusOr<Copies> AllCopiesFrom(const Operation* operations,
+                                     int64_t count) {
+  RETURN_IF_ERROR(CheckArray("operations", operations, count, kOperationsMax));
+  Copies copies;
+  for (int64_t i = 0; i < count; ++i) {
+    RETURN_IF_ERROR(AddOperation(operations[i], copies));
+  }
+  return copies;
 }
 
 }  // namespace
@@ -88,16 +175,6 @@ absl::Status StreamOrder::Before(GpuStream stream) {
   return ready_->Record(stream);
 }
 
-absl::StatusOr<v1::PlanTable> NameOf(const sw_plan& plan, sw_table_id table) {
-  RETURN_IF_ERROR(plan.Find(table).status());
-  v1::PlanTable name;
-  name.set_digest(plan.plan.digest);
-  name.set_rank(plan.plan.rank);
-  name.set_kind(table == SW_LABELS ? v1::PlanTable::LABELS
-                                   : v1::PlanTable::EMBEDDINGS);
-  return name;
-}
-
 absl::StatusOr<v1::OpenSessionRequest> SegmentsFrom(const sw_segment* segments,
                                                     int64_t segment_count) {
   RETURN_IF_ERROR(
@@ -112,11 +189,21 @@ absl::StatusOr<v1::OpenSessionRequest> SegmentsFrom(const sw_segment* segments,
   return request;
 }
 
+absl::StatusOr<Copies> CopiesFrom(const sw_operation* operations,
+                                  int64_t count) {
+  return AllCopiesFrom(operations, count);
+}
+
+absl::StatusOr<Copies> CopiesFrom(const sw_region_operation* operations,
+                                  int64_t count) {
+  return AllCopiesFrom(operations, count);
+}
+
 }  // namespace shardwright
 
 absl::StatusOr<shardwright::v1::RunCopiesResponse> sw_session::Run(
-    shardwright::v1::RunCopiesRequest request,
-    absl::Span<const shardwright::CopyTable* const> tables) const {
+    shardwright::Copies copies) const {
+  shardwright::v1::RunCopiesRequest& request = copies.request;
   request.set_session_id(session->id());
   const auto add_tables = [&](bool all) {
     for (int i = 0; i < request.operations_size(); ++i) {
@@ -124,7 +211,7 @@ absl::StatusOr<shardwright::v1::RunCopiesResponse> sw_session::Run(
           *request.mutable_operations(i);
       if (!operation.has_table() &&
           (all || !sent.Has(operation.plan_table()))) {
-        *operation.mutable_table() = shardwright::ToProto(*tables[i]);
+        *operation.mutable_table() = shardwright::ToProto(*copies.tables[i]);
       }
     }
   };

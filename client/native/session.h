@@ -9,13 +9,14 @@
 #include <string>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/types/span.h"
 #include "client/cc/worker_client.h"
 #include "client/native/call.h"
 #include "client/native/handles.h"
+#include "client/native/shardwright_region.h"
 #include "client/native/shardwright_service.h"
 #include "proto/sync/mutex.h"
 #include "shardwright/v1/worker.pb.h"
@@ -62,8 +63,17 @@ class StreamOrder {
   std::unique_ptr<SharedEvent> ready_;
 };
 
-// What the worker keeps a plan's table by.
-absl::StatusOr<v1::PlanTable> NameOf(const sw_plan& plan, sw_table_id table);
+// Operations by the names of their tables, and those tables, in order.
+struct Copies {
+  v1::RunCopiesRequest request;  // Of no session yet.
+  std::vector<const CopyTable*> tables;
+};
+
+// The caller's operations, checked as far as one can.
+absl::StatusOr<Copies> CopiesFrom(const sw_operation* operations,
+                                  int64_t count);
+absl::StatusOr<Copies> CopiesFrom(const sw_region_operation* operations,
+                                  int64_t count);
 
 // A request with the caller's segments, checked as far as one can.
 absl::StatusOr<v1::OpenSessionRequest> SegmentsFrom(const sw_segment* segments,
@@ -82,11 +92,9 @@ struct sw_session : shardwright::LiveHandle {
   explicit sw_session(shardwright::WorkerClient worker)
       : client(std::move(worker)) {}
 
-  // Calls the worker with operations that have a `plan_table` each and no
-  // table; sends those of `tables`, in order, that the worker does not have.
+  // Calls the worker; sends those tables that it does not have.
   absl::StatusOr<shardwright::v1::RunCopiesResponse> Run(
-      shardwright::v1::RunCopiesRequest request,
-      absl::Span<const shardwright::CopyTable* const> tables) const;
+      shardwright::Copies copies) const;
 
   shardwright::WorkerClient client;
   std::shared_ptr<shardwright::StreamOrder> order;  // Null: no GPU.

@@ -195,7 +195,7 @@ TEST_F(GpuInterfaceTest, RefusesBadArgumentsAndGoesOn) {
   refused(bad, "not aligned to its elements of 2 bytes");
   bad = good;
   bad.destination.data = nullptr;
-  refused(bad, "the destination is null");
+  refused(bad, "the destination is NULL");
   bad = good;
   bad.plan = nullptr;
   refused(bad, "either a plan or a slot");

@@ -3,19 +3,15 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "client/native/call.h"
 #include "client/native/session.h"
 #include "client/native/shardwright_service.h"
 #include "nlohmann/json.hpp"
 #include "proto/plan/codec.h"
-#include "proto/status/error.h"
 #include "proto/status/status_macros.h"
 
 namespace shardwright {
 namespace {
-
-constexpr int64_t kOperationsMax = 4096;
 
 nlohmann::ordered_json DescriptionJson(const v1::WorkerDescription& worker) {
   nlohmann::ordered_json json;
@@ -54,39 +50,10 @@ nlohmann::ordered_json DescriptionJson(const v1::WorkerDescription& worker) {
   return json;
 }
 
-v1::Tensor ToProto(const sw_tensor& tensor) {
-  v1::Tensor message;
-  message.mutable_segment()->set_index(tensor.segment);
-  message.mutable_segment()->set_offset_bytes(tensor.offset_bytes);
-  message.mutable_segment()->set_size_bytes(tensor.size_bytes);
-  return message;
-}
-
-absl::StatusOr<v1::CopyOperation> OperationFrom(const sw_operation& in) {
-  RETURN_IF_ERROR(CheckLive("operation.plan", in.plan));
-  RETURN_IF_ERROR(CheckArray("operation.sources", in.sources, in.source_count,
-                             CopyTable::kSourcesMax));
-  RETURN_IF_ERROR(
-      CheckArray("operation.fill bytes", in.fill, in.fill_bytes, in.row_bytes));
-  v1::CopyOperation operation;
-  ASSIGN_OR_RETURN(*operation.mutable_plan_table(), NameOf(*in.plan, in.table));
-  for (int64_t k = 0; k < in.source_count; ++k) {
-    *operation.add_sources() = ToProto(in.sources[k]);
-  }
-  *operation.mutable_destination() = ToProto(in.destination);
-  operation.set_row_bytes(in.row_bytes);
-  if (in.fill_bytes > 0) {
-    operation.set_fill_value(in.fill, static_cast<size_t>(in.fill_bytes));
-  }
-  operation.set_adjoint(in.adjoint != 0);
-  return operation;
-}
-
 }  // namespace
 }  // namespace shardwright
 
 using shardwright::Call;
-using shardwright::CheckArray;
 using shardwright::CheckLive;
 using shardwright::CheckNotNull;
 
@@ -136,19 +103,10 @@ sw_code sw_session_run(const sw_session* session,
                        int64_t* copied_bytes) {
   return Call([&]() -> absl::Status {
     RETURN_IF_ERROR(CheckLive("session", session));
-    RETURN_IF_ERROR(CheckArray("operations", operations, operation_count,
-                               shardwright::kOperationsMax));
-    shardwright::v1::RunCopiesRequest request;
-    std::vector<const shardwright::CopyTable*> tables;
-    for (int64_t i = 0; i < operation_count; ++i) {
-      ASSIGN_OR_RETURN(*request.add_operations(),
-                       shardwright::OperationFrom(operations[i]));
-      ASSIGN_OR_RETURN(const sw_plan::Table* table,
-                       operations[i].plan->Find(operations[i].table));
-      tables.push_back(table->copies);
-    }
+    ASSIGN_OR_RETURN(shardwright::Copies copies,
+                     shardwright::CopiesFrom(operations, operation_count));
     ASSIGN_OR_RETURN(const shardwright::v1::RunCopiesResponse response,
-                     session->Run(std::move(request), tables));
+                     session->Run(std::move(copies)));
     if (copied_bytes != nullptr) *copied_bytes = response.copied_bytes();
     return absl::OkStatus();
   });
@@ -160,15 +118,15 @@ sw_code sw_session_gather(const sw_session* session, const char* kind,
   return Call([&]() -> absl::Status {
     RETURN_IF_ERROR(CheckLive("session", session));
     RETURN_IF_ERROR(CheckNotNull({{"kind", kind}, {"operation", operation}}));
+    ASSIGN_OR_RETURN(shardwright::Copies copies,
+                     shardwright::CopiesFrom(operation, 1));
     shardwright::v1::GatherShardsRequest request;
     request.set_session_id(session->session->id());
     request.set_kind(kind);
-    ASSIGN_OR_RETURN(*request.mutable_operation(),
-                     shardwright::OperationFrom(*operation));
-    ASSIGN_OR_RETURN(const sw_plan::Table* table,
-                     operation->plan->Find(operation->table));
+    *request.mutable_operation() =
+        std::move(*copies.request.mutable_operations(0));
     *request.mutable_operation()->mutable_table() =
-        shardwright::ToProto(*table->copies);
+        shardwright::ToProto(*copies.tables[0]);
     request.set_digest(operation->plan->plan.digest);
     ASSIGN_OR_RETURN(const shardwright::v1::GatherShardsResponse response,
                      session->client.GatherShards(request));
