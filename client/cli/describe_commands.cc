@@ -131,6 +131,19 @@ Json TextOrNull(const std::string& text) {
   return text.empty() ? Json() : Json(text);
 }
 
+Json SessionsJson(const v1::WorkerDescription& worker) {
+  Json sessions = Json::array();
+  for (const v1::SessionDescription& session : worker.sessions()) {
+    sessions.push_back({{"segment_count", session.segment_count()},
+                        {"region_count", session.region_count()},
+                        {"region_bytes", session.region_bytes()},
+                        {"table_count", session.table_count()},
+                        {"order", TextOrNull(session.order())},
+                        {"order_reason", TextOrNull(session.order_reason())}});
+  }
+  return sessions;
+}
+
 Json WorkerJson(const v1::WorkerDescription& worker) {
   Json cliques = Json::array();
   for (const v1::CliqueDescription& clique : worker.cliques()) {
@@ -154,8 +167,10 @@ Json WorkerJson(const v1::WorkerDescription& worker) {
           {"nccl_version", TextOrNull(worker.facts().nccl_version())},
           {"tables_resident", worker.tables_resident()},
           {"table_bytes", worker.table_bytes()},
+          {"context_memory_bytes", worker.context_memory_bytes()},
           {"session_count", worker.session_count()},
           {"copied_bytes", worker.copied_bytes()},
+          {"sessions", SessionsJson(worker)},
           {"cliques", std::move(cliques)}};
 }
 
@@ -173,7 +188,28 @@ std::string FormatDevice(const v1::WorkerDescription& worker) {
   return text;
 }
 
-std::string FormatWorker(const v1::WorkerDescription& worker,
+// A line a session, with why its order is what it is if `wide`.
+std::string FormatSessions(const v1::WorkerDescription& worker, bool wide) {
+  std::vector<TextTable::Column> columns = {{"SEGMENTS", Align::kRight},
+                                            {"REGIONS", Align::kRight},
+                                            {"BYTES", Align::kRight},
+                                            {"TABLES", Align::kRight},
+                                            {"ORDER"}};
+  if (wide) columns.push_back({"REASON"});
+  TextTable sessions(std::move(columns));
+  for (const v1::SessionDescription& session : worker.sessions()) {
+    std::vector<std::string> cells = {absl::StrCat(session.segment_count()),
+                                      absl::StrCat(session.region_count()),
+                                      absl::StrCat(session.region_bytes()),
+                                      absl::StrCat(session.table_count()),
+                                      OrDash(session.order())};
+    if (wide) cells.push_back(OrDash(session.order_reason()));
+    sessions.AddRow(std::move(cells));
+  }
+  return sessions.Format();
+}
+
+std::string FormatWorker(const v1::WorkerDescription& worker, bool wide,
                          const Terminal& terminal) {
   const v1::MemberFacts& facts = worker.facts();
   std::string text = absl::StrFormat(
@@ -182,12 +218,14 @@ std::string FormatWorker(const v1::WorkerDescription& worker,
       "process      %d on %s, serves at %s\n"
       "device       %s\n"
       "tables       %d on the device, %d bytes\n"
+      "context      %d bytes of the GPU\n"
       "sessions     %d open\n"
       "copied       %d bytes since it started\n",
       worker.member().rank(), worker.member().job(), worker.generation(),
       OrDash(worker.phase()), facts.pid(), OrDash(facts.host()),
       OrDash(facts.address()), FormatDevice(worker), worker.tables_resident(),
-      worker.table_bytes(), worker.session_count(), worker.copied_bytes());
+      worker.table_bytes(), worker.context_memory_bytes(),
+      worker.session_count(), worker.copied_bytes());
   TextTable cliques({{"CLIQUE"},
                      {"STATE"},
                      {"ATTEMPT", Align::kRight},
@@ -201,6 +239,9 @@ std::string FormatWorker(const v1::WorkerDescription& worker,
          FormatRanks(
              std::vector<Rank>(clique.ranks().begin(), clique.ranks().end()))});
   }
+  if (worker.sessions_size() > 0) {
+    absl::StrAppend(&text, "\n", FormatSessions(worker, wide));
+  }
   return absl::StrCat(text, "\n", cliques.Format());
 }
 
@@ -210,7 +251,7 @@ absl::Status DescribeWorker(const Console& console, const Options& options) {
   if (options.document()) {
     console.PrintDocument(WorkerJson(description), options.format);
   } else {
-    console.Print(FormatWorker(description, console.terminal));
+    console.Print(FormatWorker(description, options.wide(), console.terminal));
   }
   return absl::OkStatus();
 }

@@ -173,6 +173,7 @@ class WorkerTest(unittest.TestCase, _DestroyedTest):
   @classmethod
   def setUpClass(cls):
     coordinator = cls.enterClassContext(processes.Coordinator())
+    cls.coordinator = coordinator
     assert coordinator.apply(LAYOUT).exit_code == 0
     daemons = [
         cls.enterClassContext(
@@ -268,6 +269,36 @@ class WorkerTest(unittest.TestCase, _DestroyedTest):
         ("sw_session_unregister_region", 0),
         ("sw_session_run_regions", None, 0, None, None),
     ])
+
+  def test_the_command_line_describes_sessions(self):
+
+    def describe(*arguments):
+      return self.coordinator.shardctl(
+          "describe", "worker", "0", "--job", JOB, *arguments)
+
+    plan = self.job.shard_plan(0, seq_length=8)
+    rows = numpy.arange(8, dtype=numpy.int32).reshape(8, 1, 1)
+    processes.wait_until(
+        lambda: describe("-o", "json").json["sessions"] == [],
+        "other tests' sessions to end")
+    self.assertNotIn("SEGMENTS", describe().out)
+    with self.workers[0].session(1 << 12) as session:
+      session.run(plan, session.array(rows))
+      worker = describe("-o", "json").json
+      self.assertEqual(worker["session_count"], 1)
+      self.assertEqual(worker["sessions"], [{
+          "segment_count": 1,
+          "region_count": 0,
+          "region_bytes": 0,
+          "table_count": 1,
+          "order": None,
+          "order_reason": None,
+      }])
+      self.assertIn("segment_count: 1", describe("-o", "yaml").out)
+      text, wide = describe().out, describe("-o", "wide").out
+      self.assertRegex(text, "SEGMENTS +REGIONS +BYTES +TABLES +ORDER\n")
+      self.assertRegex(text, r"\n +1 +0 +0 +1 +-\n")
+      self.assertRegex(wide, "ORDER +REASON\n")
 
   def test_sessions_leave_no_shared_memory_behind(self):
     before = set(os.listdir("/dev/shm"))
