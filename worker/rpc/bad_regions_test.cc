@@ -83,7 +83,7 @@ TEST_P(BadTensorTest, IsRefusedAndNothingStarts) {
                     StatusIs(absl::StatusCode::kInvalidArgument,
                              HasSubstr(GetParam().complaint))));
   EXPECT_THAT(gpu_.starts(), ElementsAre());
-  EXPECT_EQ(shard_, "..??????");
+  EXPECT_EQ(gpu_.BytesOf("shard"), "..??????");
 }
 
 INSTANTIATE_TEST_SUITE_P(

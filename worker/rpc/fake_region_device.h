@@ -5,6 +5,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,15 +19,26 @@ namespace shardwright {
 // Thread-safe.
 class FakeRegionDevice : public RegionDevice {
  public:
+  // With it go the streams that were abandoned.
+  ~FakeRegionDevice() override {
+    while (!streams_.empty()) delete *streams_.begin();
+  }
+
   // 64 bytes, as CUDA's handles.
   static std::string Handle(const std::string& name) {
     return name + std::string(64 - name.size(), '.');
   }
 
-  // A trainer's allocation; its bytes are the test's to look at.
-  std::string& Allocate(const std::string& name, const std::string& bytes) {
+  // A trainer's allocation. Again: other bytes, as many, in the same place.
+  void Allocate(const std::string& name, const std::string& bytes) {
     const MutexLock lock(mutex_);
-    return allocations_[Handle(name)] = bytes;
+    allocations_[Handle(name)] = bytes;
+  }
+
+  // What the trainer would see there now.
+  std::string BytesOf(const std::string& name) const {
+    const MutexLock lock(mutex_);
+    return allocations_.at(Handle(name));
   }
 
   // A trainer's stream that has not got there yet.
@@ -64,9 +76,13 @@ class FakeRegionDevice : public RegionDevice {
 
   class Stream : public RegionStream {
    public:
-    explicit Stream(FakeRegionDevice& device) : device_(device) {}
+    explicit Stream(FakeRegionDevice& device) : device_(device) {
+      const MutexLock lock(device_.mutex_);
+      device_.streams_.insert(this);
+    }
     ~Stream() override {
       const MutexLock lock(device_.mutex_);
+      device_.streams_.erase(this);
       device_.mapping_count_ -= mapping_count_;
     }
 
@@ -134,6 +150,7 @@ class FakeRegionDevice : public RegionDevice {
   };
 
   mutable Mutex mutex_;
+  std::set<Stream*> streams_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::string> allocations_ ABSL_GUARDED_BY(mutex_);
   std::vector<int> starts_ ABSL_GUARDED_BY(mutex_);
   bool ready_ ABSL_GUARDED_BY(mutex_) = true;

@@ -77,9 +77,9 @@ class RegionsTest : public ::testing::Test {
       : service_(
             host_, cliques_, [] { return v1::WorkerDescription(); }, &gpu_),
         server_(*WorkerServer::Start("127.0.0.1:0", service_)),
-        client_(WorkerClient::Create(server_->address())),
-        source_(gpu_.Allocate("source", ".aabbcc.")),
-        shard_(gpu_.Allocate("shard", "..??????")) {
+        client_(WorkerClient::Create(server_->address())) {
+    gpu_.Allocate("source", ".aabbcc.");
+    gpu_.Allocate("shard", "..??????");
     Open(Trainer());
   }
 
@@ -145,8 +145,6 @@ class RegionsTest : public ::testing::Test {
   WorkerService service_;
   std::unique_ptr<WorkerServer> server_;
   WorkerClient client_;
-  std::string& source_;
-  std::string& shard_;
   std::unique_ptr<WorkerSession> session_;
   int64_t source_id_ = 0, shard_id_ = 0;
 };

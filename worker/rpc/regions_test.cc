@@ -24,24 +24,24 @@ using ::testing::Not;
 TEST_F(RegionsTest, CopiesBetweenRegionsAndBack) {
   const auto response = Run({Operation()});
   ASSERT_THAT(response, IsOk());
-  EXPECT_EQ(shard_, "..bb--aa");
+  EXPECT_EQ(gpu_.BytesOf("shard"), "..bb--aa");
   EXPECT_EQ(response->copied_bytes(), 4);
   EXPECT_THAT(response->outputs(0).tensors(), ElementsAre(""));
   v1::CopyOperation adjoint = Operation();
   adjoint.set_adjoint(true);
   ASSERT_THAT(Run({adjoint}), IsOk());
-  EXPECT_EQ(source_, std::string(".aabb\0\0.", 8));
+  EXPECT_EQ(gpu_.BytesOf("source"), std::string(".aabb\0\0.", 8));
 }
 
 TEST_F(RegionsTest, OperationsOfOneCallKeepTheirOrder) {
-  const std::string& bytes = gpu_.Allocate("third", "????????");
+  gpu_.Allocate("third", "????????");
   const auto third = client_.RegisterRegion(Registration("third", 0));
   ASSERT_THAT(third, IsOk());
   v1::CopyOperation next = Operation();
   next.mutable_sources(0)->mutable_region()->set_id(shard_id_);
   SetRange(next.mutable_destination(), third->region_id(), 0, 6);
   ASSERT_THAT(Run({Operation(), next}), IsOk());
-  EXPECT_EQ(bytes, "----bb??");
+  EXPECT_EQ(gpu_.BytesOf("third"), "----bb??");
   EXPECT_THAT(gpu_.starts(), ElementsAre(1, 1));
 }
 
@@ -61,7 +61,7 @@ TEST_F(RegionsTest, HostAndDeviceOperationsMayShareACall) {
   inlined.mutable_destination()->set_inline_data("??????");
   const auto response = Run({Operation(), inlined});
   ASSERT_THAT(response, IsOk());
-  EXPECT_EQ(shard_, "..bb--aa");
+  EXPECT_EQ(gpu_.BytesOf("shard"), "..bb--aa");
   EXPECT_THAT(response->outputs(1).tensors(), ElementsAre("yy--xx"));
 }
 
@@ -73,7 +73,7 @@ TEST_F(RegionsTest, WithEventsTheWorkerWaitsForTheTrainersStream) {
   EXPECT_TRUE(gpu_.starts().empty());
   gpu_.Release();
   runs.join();
-  EXPECT_EQ(shard_, "..bb--aa");
+  EXPECT_EQ(gpu_.BytesOf("shard"), "..bb--aa");
 }
 
 TEST_F(RegionsTest, WithoutEventsTheTrainerHasWaited) {
@@ -84,7 +84,7 @@ TEST_F(RegionsTest, WithoutEventsTheTrainerHasWaited) {
   EXPECT_THAT(session_->gpu().order_reason(), HasSubstr("gave no event"));
   gpu_.Hold();
   EXPECT_THAT(Run({Operation()}), IsOk());
-  EXPECT_EQ(shard_, "..bb--aa");
+  EXPECT_EQ(gpu_.BytesOf("shard"), "..bb--aa");
 }
 
 TEST_F(RegionsTest, TheAnswerComesWhenTheBytesHaveMoved) {
@@ -181,7 +181,7 @@ TEST_F(RegionsTest, TheEndOfTheSessionEndsWhatWaitsAndUnmapsAll) {
   session_ = nullptr;
   EXPECT_TRUE(Eventually([this] { return gpu_.mapping_count() == 0; }));
   waits.join();
-  EXPECT_EQ(shard_, "..??????");
+  EXPECT_EQ(gpu_.BytesOf("shard"), "..??????");
   gpu_.Release();
   Open(Trainer());  // The worker lives.
   EXPECT_THAT(Run({Operation()}), IsOk());
@@ -251,9 +251,9 @@ TEST_F(RegionsTest, ATableIsNamedAndThenKnown) {
                                   StatusIs(absl::StatusCode::kNotFound,
                                            HasSubstr("0000000000000007"))));
   ASSERT_THAT(Run({operation}), IsOk());
-  shard_ = "..??????";
+  gpu_.Allocate("shard", "..??????");
   ASSERT_THAT(Run({named}), IsOk());
-  EXPECT_EQ(shard_, "..bb--aa");
+  EXPECT_EQ(gpu_.BytesOf("shard"), "..bb--aa");
   EXPECT_EQ(client_.Describe()->sessions(0).table_count(), 1);
   // Another rank's, and the labels', are other tables.
   named.mutable_plan_table()->set_rank(5);
