@@ -33,7 +33,9 @@ constexpr std::chrono::seconds kCallTimeout(120);
 class ServerLimitsTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    auto core = CoordinatorCore::Start(store_, {}, absl::Now());
+    CoordinatorCore::Options options;
+    options.lease_ttl = absl::FromChrono(kCallTimeout);  // None is at issue.
+    auto core = CoordinatorCore::Start(store_, options, absl::Now());
     ASSERT_THAT(core, IsOk());
     loop_ = std::make_unique<CoreLoop>(*std::move(core), [this] {
       static const absl::Time start = absl::Now();
