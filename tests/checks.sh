@@ -44,21 +44,26 @@ ubsan() {
   run_tests --config=ubsan
 }
 
+# targets QUERY: what bazel finds, in one line.
+targets() {
+  bash deploy/bazel.sh query "$1" 2>/dev/null | tr '\n' ' '
+}
+
 # Tests in C++ without gRPC and Gloo have nothing to be forgiven; the rest,
 # programs that Python tests start included, call libraries that are not
 # instrumented.
 tsan() {
   local foreign='rdeps(//..., @grpc//:all + @gloo//:all)' all='tests(//...)'
-  local pure="kind(cc_test, $all) except $foreign"
   # Python itself cannot load an instrumented library.
-  local rest="$all intersect $foreign except rdeps(//..., //client/python:all)"
-  local targets
-  targets="$(bash deploy/bazel.sh query "$pure" 2>/dev/null)" || return
+  local out="rdeps(//..., //client/python:all) + attr(tags, notsan, //...)"
+  local pure rest
+  pure="$(targets "kind(cc_test, $all) except $foreign")" || return
+  rest="$(targets "$all intersect $foreign except ($out)")" || return
+  echo "tsan: left out: $(targets "$all intersect ($out)")"
   # shellcheck disable=SC2086
-  run_tests --config=tsan $targets || return
-  targets="$(bash deploy/bazel.sh query "$rest" 2>/dev/null)" || return
+  run_tests --config=tsan $pure || return
   # shellcheck disable=SC2086
-  run_tests --config=tsan $targets \
+  run_tests --config=tsan $rest \
     "--test_env=TSAN_OPTIONS=suppressions=$here/tsan_suppressions.txt"
 }
 

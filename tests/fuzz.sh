@@ -32,8 +32,9 @@ number() { grep -oE "$1 *[0-9]+" "$2" | grep -oE '[0-9]+$' | tail -n 1; }
 
 failed=0
 : >"$out/results"
-row='%-18s %12s %8s %9s %10s  %s\n'
-printf "$row" target executions exec/s coverage 'new units' finding
+TIMEFORMAT='%0U+%0S'  # CPU seconds in the program and in the system.
+row='%-18s %7s %12s %8s %9s %10s  %s\n'
+printf "$row" target 'CPU s' executions exec/s coverage 'new units' finding
 for target in "${targets[@]}"; do
   log="$out/$target.log"
   options=(-max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048
@@ -43,17 +44,18 @@ for target in "${targets[@]}"; do
   mkdir -p "$out/corpus/$target"
   finding=none
   result=passed
-  if ! ASAN_OPTIONS=allow_addr2line=1 UBSAN_OPTIONS=print_stacktrace=1 \
+  if ! { time ASAN_OPTIONS=allow_addr2line=1 UBSAN_OPTIONS=print_stacktrace=1 \
     timeout $((seconds + 60)) nice -n 10 "$programs/$target" "${options[@]}" \
     "$out/corpus/$target" \
-    "$here/fuzz/corpus/$target" >"$log" 2>&1; then
+    "$here/fuzz/corpus/$target" >"$log" 2>&1; } 2>"$out/$target.time"; then
     failed=1
     result=failed
     finding="$(grep -oE "$out/$target-[a-z]+-[0-9a-f]+" "$log" | tail -n 1)" ||
       finding="see $log"
   fi
   echo "$target $result" >>"$out/results"
-  printf "$row" "$target" "$(number number_of_executed_units: "$log")" \
+  printf "$row" "$target" "$(<"$out/$target.time")" \
+    "$(number number_of_executed_units: "$log")" \
     "$(number average_exec_per_sec: "$log")" "$(number 'cov:' "$log")" \
     "$(number new_units_added: "$log")" "$finding"
 done
