@@ -20,7 +20,10 @@
 namespace shardwright {
 namespace {
 
-constexpr int64_t kStagingBytesMax = 16 << 20;
+// Device memory of a communicator, for its whole life: to allocate or free in
+// the middle of an operation may wait for all others on the GPU, whose peers
+// may wait for this one.
+constexpr int64_t kStagingBytes = 2 << 20;
 
 // How often to look how far an operation is, and whether an idle communicator
 // is whole.
@@ -76,6 +79,7 @@ class NcclCommunicator : public Communicator {
   }
 
   absl::Status CheckSlots(const std::vector<std::string>& slots) const;
+  absl::Status Allocate();
   ncclResult_t Init(const std::vector<std::string>& slots)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -90,8 +94,6 @@ class NcclCommunicator : public Communicator {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   absl::Status Await(const char* step, absl::Time deadline,
                      absl::Duration timeout);
-  absl::Status Reserve(int64_t byte_count)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   absl::Status Copy(void* to, const void* from, int64_t byte_count)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
 
@@ -133,9 +135,10 @@ class NcclCommunicator : public Communicator {
 
   // One operation at a time.
   Mutex operation_mutex_;
-  char* staging_ ABSL_GUARDED_BY(operation_mutex_) = nullptr;
-  int64_t staging_bytes_ ABSL_GUARDED_BY(operation_mutex_) = 0;
-  cudaStream_t stream_ = nullptr;  // Constant once connected.
+  // The two are constant once connected; what is in staging_ is the
+  // operation's.
+  cudaStream_t stream_ = nullptr;
+  char* staging_ = nullptr;
 
   mutable Mutex mutex_;
   CondVar changed_;
@@ -186,15 +189,23 @@ ncclResult_t NcclCommunicator::Init(const std::vector<std::string>& slots) {
                                     &config);
 }
 
+absl::Status NcclCommunicator::Allocate() {
+  RETURN_IF_ERROR(
+      CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
+                 "cudaStreamCreateWithFlags"));
+  // A byte a member at the least, see AllGatherV().
+  const int64_t byte_count = std::max<int64_t>(kStagingBytes, size());
+  return CudaStatus(cudaMalloc(reinterpret_cast<void**>(&staging_), byte_count),
+                    "cudaMalloc");
+}
+
 absl::Status NcclCommunicator::Connect(const std::vector<std::string>& slots) {
   RETURN_IF_ERROR(CheckSlots(slots));
   const nvtx3::scoped_range range(Where("connect"));
   const CurrentDevice device(options_.device);
   const absl::Time deadline = absl::Now() + options_.connect_timeout;
-  const absl::Status created =
-      CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
-                 "cudaStreamCreateWithFlags");
-  if (!created.ok()) return End(created);
+  const absl::Status allocated = Allocate();
+  if (!allocated.ok()) return End(allocated);
   {
     const MutexLock lock(mutex_);
     if (!end_.ok()) return end_;
@@ -285,18 +296,6 @@ absl::Status NcclCommunicator::Run(const char* step, Start start) {
   return Await(step, deadline, options_.operation_timeout);
 }
 
-absl::Status NcclCommunicator::Reserve(int64_t byte_count) {
-  if (byte_count <= staging_bytes_) return absl::OkStatus();
-  RETURN_IF_ERROR(CudaStatus(cudaFree(staging_), "cudaFree"));
-  staging_ = nullptr;
-  staging_bytes_ = 0;
-  RETURN_IF_ERROR(
-      CudaStatus(cudaMalloc(reinterpret_cast<void**>(&staging_), byte_count),
-                 "cudaMalloc"));
-  staging_bytes_ = byte_count;
-  return absl::OkStatus();
-}
-
 // Between host and staging, while nothing else is in the stream.
 absl::Status NcclCommunicator::Copy(void* to, const void* from,
                                     int64_t byte_count) {
@@ -318,7 +317,7 @@ absl::Status NcclCommunicator::AllGatherV(absl::Span<const char> input,
   const nvtx3::scoped_range range(Where("all-gather"));
   const CurrentDevice device(options_.device);
   const int64_t chunk =
-      std::min(most, std::max<int64_t>(1, kStagingBytesMax / size()));
+      std::min(most, std::max<int64_t>(1, kStagingBytes / size()));
   for (int64_t from = 0; from < most; from += chunk) {
     const absl::Status gathered =
         Gather(input, byte_counts, from, chunk, output);
@@ -337,7 +336,6 @@ absl::Status NcclCommunicator::Gather(absl::Span<const char> input,
   const auto count_of = [&](int i) {
     return std::clamp<int64_t>(byte_counts[i] - from, 0, chunk);
   };
-  RETURN_IF_ERROR(Reserve(chunk * size()));
   char* const own = staging_ + chunk * position();
   RETURN_IF_ERROR(Copy(own, input.data() + from, count_of(position())));
   char* const all = staging_;
@@ -388,7 +386,6 @@ absl::Status NcclCommunicator::Barrier() {
   const auto all_reduce =
       [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_) -> absl::Status {
     int32_t value = 1;
-    RETURN_IF_ERROR(Reserve(sizeof(value)));
     RETURN_IF_ERROR(Copy(staging_, &value, sizeof(value)));
     char* const element = staging_;
     RETURN_IF_ERROR(Run("barrier", [&](ncclComm_t comm) {

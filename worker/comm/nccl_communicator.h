@@ -43,9 +43,9 @@ struct NcclFacts {
 //   INVALID_ARGUMENT NCCL_COMM_ID_SET: in the environment or in nccl.conf.
 absl::StatusOr<NcclFacts> ProbeNccl();
 
-// Operations are on bytes of the host: they go through GPU memory of the
-// communicator, 16 MiB at most. Each communicator has one thread, and NCCL its
-// own.
+// Operations are on bytes of the host: they go, in pieces, through 2 MiB of GPU
+// memory, which a communicator allocates when it connects. Each communicator
+// has one thread, and NCCL its own.
 //
 // Errors: of loading NCCL, as above.
 absl::StatusOr<std::unique_ptr<CommunicatorFactory>> CreateNcclFactory(
