@@ -45,6 +45,19 @@ class FakeRegionDevice : public RegionDevice {
   void Hold() { SetReady(false); }
   void Release() { SetReady(true); }
 
+  // Streams that CUDA does not make yet.
+  void HoldNewStreams(bool hold) {
+    const MutexLock lock(mutex_);
+    holds_new_streams_ = hold;
+    changed_.NotifyAll();
+  }
+
+  // How many wait to be made.
+  int waiting_stream_count() const {
+    const MutexLock lock(mutex_);
+    return waiting_stream_count_;
+  }
+
   // Copies that do not end.
   void SetBusy(bool busy) {
     const MutexLock lock(mutex_);
@@ -65,6 +78,12 @@ class FakeRegionDevice : public RegionDevice {
   std::string uuid() const override { return "GPU-fake"; }
   int64_t context_memory_bytes() const override { return 512 << 20; }
   absl::StatusOr<std::unique_ptr<RegionStream>> NewStream() override {
+    {
+      MutexLock lock(mutex_);
+      ++waiting_stream_count_;
+      while (holds_new_streams_) changed_.Wait(lock);
+      --waiting_stream_count_;
+    }
     return std::make_unique<Stream>(*this);
   }
 
@@ -151,10 +170,13 @@ class FakeRegionDevice : public RegionDevice {
 
   mutable Mutex mutex_;
   std::set<Stream*> streams_ ABSL_GUARDED_BY(mutex_);
+  CondVar changed_;
   std::map<std::string, std::string> allocations_ ABSL_GUARDED_BY(mutex_);
   std::vector<int> starts_ ABSL_GUARDED_BY(mutex_);
   bool ready_ ABSL_GUARDED_BY(mutex_) = true;
   bool busy_ ABSL_GUARDED_BY(mutex_) = false;
+  bool holds_new_streams_ ABSL_GUARDED_BY(mutex_) = false;
+  int waiting_stream_count_ ABSL_GUARDED_BY(mutex_) = 0;
   int mapping_count_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

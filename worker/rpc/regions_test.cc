@@ -97,6 +97,43 @@ TEST_F(RegionsTest, TheAnswerComesWhenTheBytesHaveMoved) {
   ends.join();
 }
 
+TEST_F(RegionsTest, ATrainerThatLeavesWhileItsSessionOpensLeavesNone) {
+  gpu_.HoldNewStreams(true);
+  WorkerClient::Options options;
+  options.call_timeout = absl::Milliseconds(500);
+  const WorkerClient impatient =
+      WorkerClient::Create(server_->address(), options);
+  v1::OpenSessionRequest request;
+  *request.mutable_gpu() = Trainer();
+  EXPECT_THAT(impatient.OpenSession(request),
+              StatusIs(absl::StatusCode::kDeadlineExceeded, testing::_));
+  EXPECT_EQ(gpu_.waiting_stream_count(), 1);
+  EXPECT_THAT(client_.Describe(), IsOk());  // Others need not wait.
+  gpu_.HoldNewStreams(false);
+  EXPECT_TRUE(Eventually([&] { return gpu_.waiting_stream_count() == 0; }));
+  EXPECT_TRUE(
+      Eventually([&] { return client_.Describe()->session_count() == 1; }));
+  EXPECT_THAT(Run({Operation()}), IsOk());
+}
+
+TEST_F(RegionsTest, ManySessionsThatOpenKeepNobodyWaiting) {
+  gpu_.HoldNewStreams(true);
+  std::vector<std::thread> trainers;
+  for (int i = 0; i < 32; ++i) {
+    trainers.emplace_back([&] {
+      v1::OpenSessionRequest request;
+      *request.mutable_gpu() = Trainer();
+      EXPECT_THAT(client_.OpenSession(request), IsOk());
+    });
+  }
+  EXPECT_TRUE(Eventually([&] { return gpu_.waiting_stream_count() > 0; }));
+  EXPECT_THAT(client_.Describe(), IsOk());
+  // However many come: they have not gRPC's threads.
+  EXPECT_LE(gpu_.waiting_stream_count(), WorkerService::kCopyThreads);
+  gpu_.HoldNewStreams(false);
+  for (std::thread& trainer : trainers) trainer.join();
+}
+
 TEST_F(RegionsTest, EventsThatCannotBeSharedAreSaidWhy) {
   v1::TrainerGpu trainer = Trainer();
   trainer.mutable_process()->set_shm_device("elsewhere");

@@ -10,11 +10,18 @@
 #include "proto/status/error.h"
 #include "proto/status/grpc_status.h"
 #include "proto/status/status_macros.h"
+#include "proto/sync/mutex.h"
 #include "spdlog/spdlog.h"
 #include "worker/exec/gather.h"
 
 namespace shardwright {
 namespace {
+
+absl::Status TooManyCalls() {
+  return Error(
+      absl::StatusCode::kResourceExhausted, "TOO_MANY_CALLS",
+      absl::StrCat(WorkQueue::kCapacity, " calls are waiting already"));
+}
 
 // Answers from a thread of `queue`, with what `run` returns.
 grpc::ServerUnaryReactor* AnswerFrom(WorkQueue& queue,
@@ -24,33 +31,30 @@ grpc::ServerUnaryReactor* AnswerFrom(WorkQueue& queue,
   if (!queue.Add([reactor, run = std::move(run)] {
         reactor->Finish(ToGrpcStatus(run()));
       })) {
-    reactor->Finish(ToGrpcStatus(Error(
-        absl::StatusCode::kResourceExhausted, "TOO_MANY_CALLS",
-        absl::StrCat(WorkQueue::kCapacity, " calls are waiting already"))));
+    reactor->Finish(ToGrpcStatus(TooManyCalls()));
   }
   return reactor;
 }
 
-// Writes the session's id, then stays open until the trainer or the server ends
+// Opens a session from a thread of `openings`, for CUDA may make it wait;
+// writes the session's id, then stays open until the trainer or the server ends
 // the call. Owns itself, as reactors do.
 class SessionReactor
     : public grpc::ServerWriteReactor<v1::OpenSessionResponse> {
  public:
-  SessionReactor(SessionTable& sessions, WorkQueue& endings,
-                 const v1::OpenSessionRequest& request)
+  // `request` lives as long as the call.
+  SessionReactor(SessionTable& sessions, WorkQueue& openings,
+                 WorkQueue& endings, const v1::OpenSessionRequest& request)
       : sessions_(sessions), endings_(endings) {
-    const absl::Status status = Open(request);
-    if (status.ok()) {
-      StartWrite(&response_);
-    } else {
-      Finish(ToGrpcStatus(status));
+    if (!openings.Add([this, &request] { Opened(Open(request)); })) {
+      Opened(TooManyCalls());
     }
   }
 
   void OnWriteDone(bool ok) override {
-    if (!ok) FinishOnce();
+    if (!ok) Cancel();
   }
-  void OnCancel() override { FinishOnce(); }
+  void OnCancel() override { Cancel(); }
 
   void OnDone() override {
     if (!response_.session_id().empty()) End();
@@ -73,6 +77,31 @@ class SessionReactor
     return absl::OkStatus();
   }
 
+  void Opened(const absl::Status& status) {
+    const MutexLock lock(mutex_);
+    opening_ = false;
+    if (status.ok() && !cancelled_) {
+      StartWrite(&response_);
+    } else {
+      FinishLocked(status.ok() ? grpc::Status::CANCELLED
+                               : ToGrpcStatus(status));
+    }
+  }
+
+  // Once the call is finished the reactor may be gone: not while it opens.
+  void Cancel() {
+    const MutexLock lock(mutex_);
+    cancelled_ = true;
+    if (!opening_) FinishLocked(grpc::Status::CANCELLED);
+  }
+
+  void FinishLocked(const grpc::Status& status)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (finished_) return;
+    finished_ = true;
+    Finish(status);
+  }
+
   void End() {
     const auto close = [&sessions = sessions_, id = response_.session_id()] {
       sessions.Close(id);
@@ -81,15 +110,13 @@ class SessionReactor
     if (!endings_.Add(close)) close();
   }
 
-  void FinishOnce() {
-    if (finished_.exchange(true) || response_.session_id().empty()) return;
-    Finish(grpc::Status::CANCELLED);
-  }
-
   SessionTable& sessions_;
   WorkQueue& endings_;
   v1::OpenSessionResponse response_;
-  std::atomic<bool> finished_{false};
+  Mutex mutex_;
+  bool opening_ ABSL_GUARDED_BY(mutex_) = true;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 absl::Status RunOne(Device& device, const CopyOperation& operation,
@@ -138,7 +165,7 @@ grpc::ServerUnaryReactor* WorkerService::DescribeWorker(
 
 grpc::ServerWriteReactor<v1::OpenSessionResponse>* WorkerService::OpenSession(
     grpc::CallbackServerContext*, const v1::OpenSessionRequest* request) {
-  return new SessionReactor(sessions_, endings_, *request);
+  return new SessionReactor(sessions_, copies_, endings_, *request);
 }
 
 grpc::ServerUnaryReactor* WorkerService::RegisterRegion(
