@@ -107,11 +107,12 @@ class ServerLimitsTest : public ::testing::Test {
     caller.set_generation(response.generation());
     return caller;
   }
-  static v1::WaitAtBarrierRequest WaitRequest(const v1::Caller& caller) {
+  static v1::WaitAtBarrierRequest WaitRequest(const v1::Caller& caller,
+                                              int64_t seconds = 2) {
     v1::WaitAtBarrierRequest request;
     *request.mutable_caller() = caller;
     request.set_name("step");
-    request.mutable_timeout()->set_seconds(2);
+    request.mutable_timeout()->set_seconds(seconds);
     return request;
   }
   template <typename Stream>
@@ -198,8 +199,8 @@ TEST_F(ServerLimitsTest, ErrorsSurviveWhateverAClientPutsIntoThem) {
     EXPECT_THAT(not_found, HasReason("JOB_NOT_FOUND"));
 
     auto context = Context(), other_context = Context();
-    const auto waiting =
-        barriers_->WaitAtBarrier(context.get(), WaitRequest(callers[0]));
+    const auto waiting = barriers_->WaitAtBarrier(
+        context.get(), WaitRequest(callers[0], kCallTimeout.count()));
     v1::WaitAtBarrierResponse progress;
     ASSERT_TRUE(waiting->Read(&progress));
     v1::WaitAtBarrierRequest request = WaitRequest(callers[1]);
