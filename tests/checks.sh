@@ -54,7 +54,7 @@ targets() {
 # instrumented.
 tsan() {
   local foreign='rdeps(//..., @grpc//:all + @gloo//:all)' all='tests(//...)'
-  # Python itself cannot load an instrumented library.
+  # Python loads an instrumented library only with its runtime preloaded.
   local out="rdeps(//..., //client/python:all) + attr(tags, notsan, //...)"
   local pure rest
   pure="$(targets "kind(cc_test, $all) except $foreign")" || return
