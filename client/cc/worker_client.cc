@@ -144,4 +144,11 @@ absl::StatusOr<v1::GatherShardsResponse> WorkerClient::GatherShards(
                              wire_->options.call_timeout, absl::ZeroDuration());
 }
 
+absl::StatusOr<v1::RunBridgeResponse> WorkerClient::RunBridge(
+    const v1::RunBridgeRequest& request) const {
+  return wire_->channel.Call(wire_->stub, &v1::WorkerService::Stub::RunBridge,
+                             request, wire_->options.call_timeout,
+                             absl::ZeroDuration());
+}
+
 }  // namespace shardwright

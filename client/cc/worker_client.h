@@ -61,6 +61,8 @@ class WorkerClient {
       const v1::RunCopiesRequest& request) const;
   absl::StatusOr<v1::GatherShardsResponse> GatherShards(
       const v1::GatherShardsRequest& request) const;
+  absl::StatusOr<v1::RunBridgeResponse> RunBridge(
+      const v1::RunBridgeRequest& request) const;
 
  private:
   struct Wire;

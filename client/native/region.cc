@@ -26,7 +26,7 @@ absl::Status CheckOrder(sw_order order) {
       "order is ", order, ", must be SW_ORDER_BEST or SW_ORDER_HOST"));
 }
 
-v1::ProcessIdentity ToProto(const ProcessIdentity& identity) {
+v1::ProcessIdentity MessageOf(const ProcessIdentity& identity) {
   v1::ProcessIdentity message;
   message.set_pid(identity.pid);
   message.set_pid_namespace(identity.pid_namespace);
@@ -42,21 +42,13 @@ absl::StatusOr<std::unique_ptr<sw_session>> OpenGpu(
   session->order = std::make_shared<StreamOrder>(ordinal);
   v1::TrainerGpu& gpu = *request.mutable_gpu();
   ASSIGN_OR_RETURN(*gpu.mutable_gpu_uuid(), GpuUuid(ordinal));
-  *gpu.mutable_process() = ToProto(OwnProcessIdentity());
+  *gpu.mutable_process() = MessageOf(OwnProcessIdentity());
   if (order == SW_ORDER_BEST) {
     gpu.set_ready_event(session->order->MakeReadyEvent());
   }
   ASSIGN_OR_RETURN(session->session, worker.client.OpenSession(request));
   session->order->Accept(session->session->gpu());
   return session;
-}
-
-absl::Status CheckHasGpu(const sw_session* session) {
-  RETURN_IF_ERROR(CheckLive("session", session));
-  if (session->order != nullptr) return absl::OkStatus();
-  return Error(absl::StatusCode::kInvalidArgument, "INVALID_REGION",
-               "the session was opened without a GPU: use "
-               "sw_session_open_gpu()");
 }
 
 absl::Status Register(const sw_session& session,

@@ -11,6 +11,27 @@
 #include "proto/status/status_macros.h"
 
 namespace shardwright {
+
+v1::Tensor ToProto(const sw_tensor& tensor) {
+  v1::Tensor message;
+  message.mutable_segment()->set_index(tensor.segment);
+  message.mutable_segment()->set_offset_bytes(tensor.offset_bytes);
+  message.mutable_segment()->set_size_bytes(tensor.size_bytes);
+  return message;
+}
+
+v1::Tensor ToProto(const sw_region_tensor& tensor) {
+  v1::Tensor message;
+  if (tensor.size_bytes == 0) {
+    message.set_inline_data("");
+    return message;
+  }
+  message.mutable_region()->set_id(tensor.region);
+  message.mutable_region()->set_offset_bytes(tensor.offset_bytes);
+  message.mutable_region()->set_size_bytes(tensor.size_bytes);
+  return message;
+}
+
 namespace {
 
 constexpr int64_t kSegmentsMax = 64;
@@ -51,26 +72,6 @@ void GiveEvent(int ordinal, std::unique_ptr<SharedEvent> event) {
   OldEvents& old = TheOldEvents();
   const MutexLock lock(old.mutex);
   old.by_ordinal[ordinal].push_back(std::move(event));
-}
-
-v1::Tensor ToProto(const sw_tensor& tensor) {
-  v1::Tensor message;
-  message.mutable_segment()->set_index(tensor.segment);
-  message.mutable_segment()->set_offset_bytes(tensor.offset_bytes);
-  message.mutable_segment()->set_size_bytes(tensor.size_bytes);
-  return message;
-}
-
-v1::Tensor ToProto(const sw_region_tensor& tensor) {
-  v1::Tensor message;
-  if (tensor.size_bytes == 0) {
-    message.set_inline_data("");
-    return message;
-  }
-  message.mutable_region()->set_id(tensor.region);
-  message.mutable_region()->set_offset_bytes(tensor.offset_bytes);
-  message.mutable_region()->set_size_bytes(tensor.size_bytes);
-  return message;
 }
 
 absl::Status SetFill(const sw_operation& in, v1::CopyOperation& operation) {
@@ -173,6 +174,14 @@ absl::Status StreamOrder::Before(GpuStream stream) {
   ASSIGN_OR_RETURN(const bool idle, IsStreamIdle(ordinal_, stream));
   if (idle) return absl::OkStatus();
   return ready_->Record(stream);
+}
+
+absl::Status CheckHasGpu(const sw_session* session) {
+  RETURN_IF_ERROR(CheckLive("session", session));
+  if (session->order != nullptr) return absl::OkStatus();
+  return Error(absl::StatusCode::kInvalidArgument, "INVALID_REGION",
+               "the session was opened without a GPU: use "
+               "sw_session_open_gpu()");
 }
 
 absl::StatusOr<v1::OpenSessionRequest> SegmentsFrom(const sw_segment* segments,

@@ -75,6 +75,12 @@ absl::StatusOr<Copies> CopiesFrom(const sw_operation* operations,
 absl::StatusOr<Copies> CopiesFrom(const sw_region_operation* operations,
                                   int64_t count);
 
+// Where the tensors of the C interface are. Those of 0 bytes are nowhere.
+v1::Tensor ToProto(const sw_tensor& tensor);
+v1::Tensor ToProto(const sw_region_tensor& tensor);
+
+absl::Status CheckHasGpu(const sw_session* session);
+
 // A request with the caller's segments, checked as far as one can.
 absl::StatusOr<v1::OpenSessionRequest> SegmentsFrom(const sw_segment* segments,
                                                     int64_t segment_count);

@@ -1,5 +1,6 @@
 /* Route plans: which rows of the encoders' outputs a rank sends or receives for
- * a micro-batch. shardwright.h says what holds for all functions. */
+ * a micro-batch; and the bridge, which is workers carrying them out.
+ * shardwright.h says what holds for all functions. */
 
 #ifndef CLIENT_NATIVE_SHARDWRIGHT_ROUTE_H_
 #define CLIENT_NATIVE_SHARDWRIGHT_ROUTE_H_
@@ -58,6 +59,61 @@ SW_EXPORT sw_code sw_route_get_info(const sw_route* route, sw_route_info* out);
  * lane's output. `returned` counts from the transfer's first row. */
 SW_EXPORT sw_code sw_route_json(const sw_route* route, int32_t with_rows,
                                 char** json);
+
+/* ---- The bridge --------------------------------------------------------- */
+
+/* What one rank brings to a micro-batch, in shared memory. */
+typedef struct {
+  const sw_route* route;
+  int32_t backward; /* Not 0: gradients, from the shards to the encoders. */
+  int64_t row_bytes;
+  int64_t element_bytes; /* Divides row_bytes; 1 to 16. */
+  /* One for each source of the route, in order; of 0 bytes if it is received.
+   * Backward they are written: rows of which this rank has no gradient become
+   * zero, and an encoder's are whole at all ranks of its last stage. */
+  const sw_tensor* sources;
+  int64_t source_count;
+  sw_tensor shard;  /* Of 0 bytes unless the rank receives. Forward written. */
+  const void* fill; /* One element, of padding; NULL: zero bytes. */
+  /* Counts the calls: equal at all ranks, and one more for each. The first, and
+   * one after a failure, may have any, and must not overlap another. */
+  uint64_t sequence;
+} sw_bridge;
+
+/* The same in regions. */
+typedef struct {
+  const sw_route* route;
+  int32_t backward;
+  int64_t row_bytes;
+  int64_t element_bytes;
+  const sw_region_tensor* sources;
+  int64_t source_count;
+  sw_region_tensor shard;
+  const void* fill;
+  uint64_t sequence;
+} sw_region_bridge;
+
+/* Rows of this rank that went over the bridge. */
+typedef struct {
+  int64_t sent_bytes;
+  int64_t received_bytes;
+} sw_bridge_result;
+
+/* Has the worker carry a route out. Every rank whose role is not SW_ROUTE_NONE
+ * calls, also if it sends and receives nothing. Two calls may be under way at a
+ * time. Returns when this rank's part is done; `result` may be NULL. A refusal
+ * (SW_INVALID_ARGUMENT) comes before a row moves, and to all ranks. After
+ * another failure, what was to be written is undefined. */
+SW_EXPORT sw_code sw_session_bridge(const sw_session* session,
+                                    const sw_bridge* bridge,
+                                    sw_bridge_result* result);
+
+/* The same in the order of `stream`, as sw_session_run_regions(). Calls of one
+ * session follow one another: for two under way open two. */
+SW_EXPORT sw_code sw_session_bridge_regions(const sw_session* session,
+                                            const sw_region_bridge* bridge,
+                                            void* stream,
+                                            sw_bridge_result* result);
 
 #ifdef __cplusplus
 }

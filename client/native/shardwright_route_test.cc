@@ -120,6 +120,8 @@ TEST_F(NativeRouteTest, EveryNullIsAnErrorAndNotACrash) {
   sw_route* out = nullptr;
   sw_route_info info;
   char* text = nullptr;
+  const sw_bridge bridge = {};
+  const sw_region_bridge region_bridge = {};
   const Route route = Plan(2);
   const sw_code codes[] = {
       sw_plan_route(nullptr, 2, &batch_, &out),
@@ -129,6 +131,8 @@ TEST_F(NativeRouteTest, EveryNullIsAnErrorAndNotACrash) {
       sw_route_get_info(route.get(), nullptr),
       sw_route_json(nullptr, 0, &text),
       sw_route_json(route.get(), 0, nullptr),
+      sw_session_bridge(nullptr, &bridge, nullptr),
+      sw_session_bridge_regions(nullptr, &region_bridge, nullptr, nullptr),
   };
   for (size_t i = 0; i < std::size(codes); ++i) {
     EXPECT_EQ(codes[i], SW_INVALID_ARGUMENT) << "call " << i;

@@ -1,10 +1,11 @@
 """The main job: one multimodal micro-batch, sharded by real processes.
 
-Starts a coordinator, a worker for each of the eight ranks of
-layouts/main_job.yaml and a trainer for each of its four language ranks, all on
-free loopback ports. Two micro-batches go through them, a dense one and a packed
-one. Then the photographs are put together again from nothing but the shards of
-the language ranks, compared with the originals byte for byte, and drawn.
+Starts a coordinator, and a worker and a trainer for each of the eight ranks of
+layouts/main_job.yaml, all on free loopback ports. Two micro-batches go through
+them, a dense one and a packed one: the encoder's ranks send the photographs'
+rows to the language ranks that own them. Then the photographs are put together
+again from nothing but the shards of the language ranks, compared with the
+originals byte for byte, and drawn.
 
 Exit code: 0 if every byte is right, 1 if not or if a process failed, 130 after
 Ctrl-C.
@@ -33,8 +34,6 @@ from processes import ProcessFailed, Processes
 ROOT = pathlib.Path(__file__).absolute().parents[2]
 LAYOUT = ROOT / "deploy" / "layouts" / "main_job.yaml"
 JOB = "main-job"
-ENCODER_RANKS = range(0, 4)
-LANGUAGE_RANKS = range(4, 8)
 RANKS = range(0, 8)
 FORMED_TIMEOUT_S = 60
 TRAINERS_TIMEOUT_S = 120
@@ -59,7 +58,7 @@ def say(text):
 
 @dataclasses.dataclass
 class Shard:
-    """What one rank returned for one micro-batch."""
+    """What one language rank returned for one micro-batch."""
 
     rank: int
     facts: dict  # Coordinates, counts, digest: trainer.py writes them.
@@ -133,12 +132,12 @@ def start_workers(processes, folder, coordinator):
 
 
 def start_trainers(processes, folder, coordinator, workers):
-    """Starts a trainer a language rank; returns (rank, process) pairs."""
+    """Starts a trainer a rank; returns (rank, process) pairs."""
     return [(rank, processes.start("trainer-%d" % rank, [
         sys.executable, pathlib.Path(__file__).with_name("trainer.py"),
         "--coordinator", coordinator, "--job", JOB, "--rank", rank,
         "--worker", workers[rank], "--results", folder,
-    ], stdout=subprocess.PIPE)) for rank in LANGUAGE_RANKS]
+    ], stdout=subprocess.PIPE)) for rank in RANKS]
 
 
 def follow(processes, trainers):
@@ -173,14 +172,16 @@ def follow(processes, trainers):
     processes.check()
 
 
-def read_shards(folder, name):
-    shards = []
-    for rank in LANGUAGE_RANKS:
+def read_results(folder, name):
+    """The facts of all ranks, by rank, and the shards of those that have."""
+    facts, shards = {}, []
+    for rank in RANKS:
         with np.load(folder / ("%s-%d.npz" % (name, rank))) as arrays:
             fields = {key: arrays[key] for key in arrays.files}
-        facts = json.loads(str(fields.pop("facts")))
-        shards.append(Shard(rank=rank, facts=facts, **fields))
-    return shards
+        facts[rank] = json.loads(str(fields.pop("facts")))
+        if fields:
+            shards.append(Shard(rank=rank, facts=facts[rank], **fields))
+    return facts, shards
 
 
 def _check_equal(got, wanted, what):
@@ -247,43 +248,40 @@ def _coordinates(facts):
     return "tp %(tp)d, cp %(cp)d, dp %(dp)d, pp %(pp)d" % facts
 
 
-def print_table(coordinator, all_shards):
-    line = "%4s  %-8s  %-22s  %-6s %7s %6s %9s %12s"
+def print_table(coordinator, all_facts):
+    line = "%4s  %-8s  %-22s  %-6s %7s %9s %9s %12s"
     print()
-    print(line % ("rank", "role", "coordinates", "batch", "tokens", "rows",
-                  "bytes", "causal work"))
+    print(line % ("rank", "role", "coordinates", "batch", "tokens", "sent",
+                  "received", "causal work"))
     ranks = shardctl(coordinator, "get", "ranks", "--job", JOB)["ranks"]
-    for facts in ranks:
-        shards = [s for s in all_shards if s.rank == facts["rank"]]
-        lead = (facts["rank"], facts["role"].lower(), _coordinates(facts))
-        for shard in shards:
-            print(line % (*lead, shard.facts["micro_batch"],
-                          "{:,}".format(shard.facts["token_count"]),
-                          "{:,}".format(len(shard.rows)),
-                          "{:,}".format(shard.facts["copied_bytes"]),
-                          "{:,}".format(shard.facts["causal_work"])))
+    for rank in ranks:
+        lead = (rank["rank"], rank["role"].lower(), _coordinates(rank))
+        for by_rank in all_facts:
+            facts = by_rank[rank["rank"]]
+            numbers = [facts.get(key) for key in (
+                "token_count", "sent_bytes", "received_bytes", "causal_work")]
+            print(line % (*lead, facts["micro_batch"],
+                          *("{:,}".format(n) if n else "-" for n in numbers)))
             lead = ("", "", "")
-        if not shards:
-            print(line % (*lead, "-", "-", "-", "-", "-"))
-    print("tokens: label positions of the rank; rows: image and text rows that "
-          "it holds;\nbytes: moved by its worker; causal work: query-key pairs "
+    print("tokens: label positions of the rank; sent, received: bytes of the "
+          "photographs'\nrows, over the bridge; causal work: query-key pairs "
           "of attention\n")
 
 
 def check_and_draw(folder, batches, coordinator, output):
-    all_shards, held, names = [], [], {}
+    all_facts, held, names = [], [], {}
     for batch in batches:
-        shards = read_shards(folder, batch.name)
+        facts, shards = read_results(folder, batch.name)
         held.append(put_together(batch, shards))
         compare_pixels(batch, held[-1])
-        all_shards += shards
+        all_facts.append(facts)
         say("%s: %d photographs put together from the shards, equal pixel for "
             "pixel" % (batch.name, len(batch.photographs)))
         for shard in shards:
             names[shard.rank] = "rank %d: tp %d, cp %d" % (
                 shard.rank, shard.facts["tp"], shard.facts["cp"])
     picture.draw(batches, held, names).save(output)
-    print_table(coordinator, all_shards)
+    print_table(coordinator, all_facts)
 
 
 def run(output_folder):

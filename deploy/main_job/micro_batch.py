@@ -7,6 +7,7 @@ comes from a fixed table, so every row of every rank can be checked.
 """
 
 import dataclasses
+import functools
 import pathlib
 
 import numpy as np
@@ -20,22 +21,25 @@ PAD_ID = 0  # No byte of the text.
 IMAGE_ID = 256  # Above every byte.
 IGNORE_LABEL = -100
 
-# As in layouts/main_job.yaml: what lengths must be padded to.
+# As in layouts/main_job.yaml: what lengths must be padded to, and how many
+# lanes the encoder has.
 TP, CP = 2, 2
+ENCODER_LANES = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Photograph:
-    """Pixels, and where their patches stand among the image rows."""
+    """Its size, and where its patches stand among the image rows."""
 
     name: str
-    pixels: np.ndarray  # uint8 [height, width, 3]
+    grid: tuple  # Patches as (down, across).
     first_row: int
 
-    @property
-    def grid(self):
-        """Patches as (down, across)."""
-        return self.pixels.shape[0] // PATCH, self.pixels.shape[1] // PATCH
+    @functools.cached_property
+    def pixels(self):
+        """uint8 [height, width, 3]; read only by who asks."""
+        with Image.open(_path_of(self.name)) as image:
+            return np.asarray(image.convert("RGB"))
 
     @property
     def row_count(self):
@@ -44,12 +48,16 @@ class Photograph:
 
 @dataclasses.dataclass(frozen=True)
 class MicroBatch:
-    """One global micro-batch: what the planner is told, and the data itself."""
+    """One global micro-batch: what the planner is told, and the data itself.
+
+    Photographs are read when asked for: an encoder's trainer reads those of its
+    lane, a language rank's none.
+    """
 
     name: str
     batch: dict  # In the form of batch.json.
     photographs: tuple  # In the order of their rows.
-    sources: dict  # Name to uint8 [rows, ROW_BYTES].
+    lane_rows: tuple  # Image rows of each lane of the encoder.
     labels: np.ndarray  # int64 [B, S]; the next token, or IGNORE_LABEL.
     loss_mask: np.ndarray  # float32 [B, S]
     cu_seqlens: tuple  # Without padding; () if dense.
@@ -58,6 +66,29 @@ class MicroBatch:
     def input_ids(self):
         """int64 [B, S]"""
         return np.array([s["input_ids"] for s in self.batch["samples"]])
+
+    @functools.cached_property
+    def text(self):
+        """The rows of the text, uint8 [rows, ROW_BYTES]."""
+        ids = self.input_ids
+        return embed(ids[ids != IMAGE_ID])
+
+    def images(self, lane):
+        """The rows of the photographs of one encoder lane."""
+        first = sum(self.lane_rows[:lane])
+        return np.concatenate([
+            to_patches(p.pixels) for p in self.photographs
+            if first <= p.first_row < first + self.lane_rows[lane]])
+
+    @functools.cached_property
+    def sources(self):
+        """All rows: name to uint8 [rows, ROW_BYTES]."""
+        lanes = [self.images(lane) for lane in range(ENCODER_LANES)]
+        return {"text": self.text, "images": np.concatenate(lanes)}
+
+
+def _path_of(photograph):
+    return DATA / "photographs" / (photograph + ".png")
 
 
 def to_patches(pixels):
@@ -106,11 +137,11 @@ def _targets(ids):
 
 
 class _Tokenizer:
-    """Turns documents into token ids and gathers the image rows on the way."""
+    """Turns documents into token ids, and counts image rows on the way."""
 
     def __init__(self):
         self.photographs = []
-        self.rows = []
+        self.row_count = 0
 
     def ids(self, document):
         parts = []
@@ -123,29 +154,29 @@ class _Tokenizer:
         return np.concatenate(parts)
 
     def _add(self, name):
-        path = DATA / "photographs" / (name + ".png")
-        pixels = np.asarray(Image.open(path).convert("RGB"))
-        first_row = sum(len(rows) for rows in self.rows)
-        self.photographs.append(Photograph(name, pixels, first_row))
-        self.rows.append(to_patches(pixels))
-        return len(self.rows[-1])
+        with Image.open(_path_of(name)) as image:
+            across, down = image.width // PATCH, image.height // PATCH
+        self.photographs.append(
+            Photograph(name, (down, across), self.row_count))
+        self.row_count += down * across
+        return down * across
 
 
-def _make(name, tokenizer, ids, labels, loss_mask, extra, cu_seqlens=()):
-    images = np.concatenate(tokenizer.rows)
+def _make(name, tokenizer, ids, labels, loss_mask, lane_rows, extra,
+          cu_seqlens=()):
     batch = {
         "micro_batch_size": len(ids),
         "seq_length": ids.shape[1],
         "special_token_ids": {"images": IMAGE_ID},
         "samples": [{"input_ids": row.tolist()} for row in ids],
-        "counts": {"images": len(images)},
+        "counts": {"images": tokenizer.row_count},
     }
     batch.update(extra)
     return MicroBatch(
         name=name,
         batch=batch,
         photographs=tuple(tokenizer.photographs),
-        sources={"text": embed(ids[ids != IMAGE_ID]), "images": images},
+        lane_rows=tuple(lane_rows),
         labels=labels,
         loss_mask=loss_mask,
         cu_seqlens=tuple(cu_seqlens),
@@ -165,7 +196,10 @@ def dense():
     for b, sample in enumerate(samples):
         ids[b, :len(sample)] = sample
         labels[b, :len(sample)], loss_mask[b, :len(sample)] = _targets(sample)
-    return _make("dense", tokenizer, ids, labels, loss_mask, {})
+    # Each lane of the encoder has its share of the samples.
+    shares = np.split(ids, ENCODER_LANES)
+    lane_rows = [int((share == IMAGE_ID).sum()) for share in shares]
+    return _make("dense", tokenizer, ids, labels, loss_mask, lane_rows, {})
 
 
 def packed():
@@ -191,7 +225,7 @@ def packed():
     }
     return _make("packed", tokenizer, np.concatenate(ids)[None],
                  np.concatenate(labels)[None], np.concatenate(loss_mask)[None],
-                 extra, starts)
+                 [first, rest], extra, starts)
 
 
 def all_micro_batches():

@@ -28,6 +28,12 @@ class MicroBatchTest(unittest.TestCase):
             self.assertEqual(images.sum(), len(batch.sources["images"]))
             self.assertEqual((~images).sum(), len(batch.sources["text"]))
 
+    def test_lanes_of_the_encoder_have_whole_photographs(self):
+        for batch in self.all:
+            self.assertEqual(len(batch.lane_rows), micro_batch.ENCODER_LANES)
+            for lane, count in enumerate(batch.lane_rows):
+                self.assertEqual(len(batch.images(lane)), count)
+
     def test_text_rows_tell_the_bytes_apart(self):
         rows = micro_batch.embed(np.arange(256))
         self.assertEqual(len(np.unique(rows, axis=0)), 256)

@@ -117,20 +117,21 @@ class Daemon:
 class Job:
   """A coordinator and its workers; leaving the `with` block ends them all."""
 
-  def __init__(self, bundle, rank_count, device, folder):
+  def __init__(self, bundle, spec, device, folder):
     self._bin = pathlib.Path(bundle) / "bin"
     self._device = device
     self._folder = folder
     layout_path = folder / "layout.json"
-    layout_path.write_text(json.dumps(layout(rank_count)), encoding="utf-8")
+    layout_path.write_text(json.dumps(spec), encoding="utf-8")
     self._started = []
     self.coordinator = self._start("coordinatord", [
         self._bin / "coordinatord", "--listen", "127.0.0.1:0", "--store",
         "memory", "--lease-ttl", LEASE_S, "--layout", layout_path])
     self.workers = []
     try:
-      self._address = self.coordinator.address()
-      self.workers = [self.start_worker(rank) for rank in range(rank_count)]
+      self.address = self.coordinator.address()
+      self.workers = [
+          self.start_worker(rank) for rank in range(spec["world_size"])]
     except Exception:
       self.end()
       raise
@@ -141,7 +142,7 @@ class Job:
 
   def start_worker(self, rank):
     return self._start(f"workerd-{rank}-{len(self._started)}", [
-        self._bin / "workerd", "--coordinator", self._address, "--job", JOB,
+        self._bin / "workerd", "--coordinator", self.address, "--job", JOB,
         "--rank", rank, "--listen", "127.0.0.1:0", "--device", self._device,
         "--gpu", rank, "--check-cliques", "true"])
 
@@ -159,7 +160,7 @@ class Job:
     """State of every clique, by name, as the coordinator has it."""
     answer = subprocess.run(
         [self._bin / "shardctl", "get", "communicators", "--coordinator",
-         self._address, "--job", JOB, "-o", "json"],
+         self.address, "--job", JOB, "-o", "json"],
         capture_output=True, encoding="utf-8", timeout=60, check=True).stdout
     found = json.loads(answer)
     cliques = found if isinstance(found, list) else found["communicators"]
@@ -176,12 +177,12 @@ class Job:
 
 
 @contextlib.contextmanager
-def running(bundle, rank_count, device="cuda"):
-  """A job of `rank_count` workers whose cliques are all formed."""
+def running(bundle, spec, device="cuda"):
+  """A job of that layout, whose name is JOB, with all cliques formed."""
   with tempfile.TemporaryDirectory(prefix="cliques") as folder:
-    job = Job(bundle, rank_count, device, pathlib.Path(folder))
+    job = Job(bundle, spec, device, pathlib.Path(folder))
     try:
-      job.wait_formed([0] * rank_count)
+      job.wait_formed([0] * spec["world_size"])
       yield job
     except Exception:
       job.print_logs()
@@ -223,7 +224,7 @@ def measure(options):
     figures[f"cliques/{name}"] = {
         "got": got, "unit": unit, "reference": reference}
 
-  with running(options.bundle, options.gpus, options.device) as job:
+  with running(options.bundle, layout(options.gpus), options.device) as job:
     states = job.states()
     print(f"{len(states)} cliques of {options.gpus} workers")
     if set(states.values()) != {"ACTIVE"}:

@@ -137,7 +137,7 @@ def run_torch(mode, rank_count, groups):
 
 def run_ours(bundle, rank_count, group_count):
   """Milliseconds until the last worker had formed all its cliques."""
-  with cliques.running(bundle, rank_count) as job:
+  with cliques.running(bundle, cliques.layout(rank_count)) as job:
     states = job.states()
     if len(states) != group_count or set(states.values()) != {"ACTIVE"}:
       raise RuntimeError(f"{group_count} cliques were to be formed: {states}")

@@ -97,6 +97,23 @@ class CudaRegionStream : public RegionStream {
   std::vector<Bytes> mappings_;
 };
 
+class CudaMemory : public DeviceMemory {
+ public:
+  CudaMemory(int ordinal, Bytes bytes) : ordinal_(ordinal), bytes_(bytes) {}
+  ~CudaMemory() override {
+    const CurrentDevice current(ordinal_);
+    cudaFree(bytes_.data());
+  }
+  CudaMemory(const CudaMemory&) = delete;
+  CudaMemory& operator=(const CudaMemory&) = delete;
+
+  Bytes bytes() const override { return bytes_; }
+
+ private:
+  const int ordinal_;
+  const Bytes bytes_;
+};
+
 // The little of NVML that FreeGpuMemory() needs, by its documented interface.
 class Nvml {
  public:
@@ -172,6 +189,19 @@ CudaRegionDevice::CudaRegionDevice(
 
 absl::StatusOr<std::unique_ptr<RegionStream>> CudaRegionDevice::NewStream() {
   return CudaRegionStream::Create(device_);
+}
+
+absl::StatusOr<std::unique_ptr<DeviceMemory>> CudaRegionDevice::Allocate(
+    int64_t byte_count) {
+  const CurrentDevice current(device_.ordinal());
+  void* memory = nullptr;
+  const cudaError_t error =
+      cudaMalloc(&memory, static_cast<size_t>(byte_count));
+  if (error == cudaErrorMemoryAllocation) (void)cudaGetLastError();
+  RETURN_IF_ERROR(CudaStatus(error, "allocating memory"));
+  return std::make_unique<CudaMemory>(
+      device_.ordinal(),
+      Bytes(static_cast<char*>(memory), static_cast<size_t>(byte_count)));
 }
 
 }  // namespace shardwright

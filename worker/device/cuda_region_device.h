@@ -30,6 +30,8 @@ class CudaRegionDevice : public RegionDevice {
     return context_memory_bytes_;
   }
   absl::StatusOr<std::unique_ptr<RegionStream>> NewStream() override;
+  absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(
+      int64_t byte_count) override;
 
  private:
   CudaDevice& device_;

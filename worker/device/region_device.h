@@ -68,6 +68,13 @@ class RegionStream {
   virtual absl::StatusOr<bool> IsIdle() = 0;
 };
 
+// The process's own memory on the GPU.
+class DeviceMemory {
+ public:
+  virtual ~DeviceMemory() = default;
+  virtual Bytes bytes() const = 0;
+};
+
 // Thread-safe.
 class RegionDevice {
  public:
@@ -79,6 +86,11 @@ class RegionDevice {
   virtual int64_t context_memory_bytes() const = 0;
 
   virtual absl::StatusOr<std::unique_ptr<RegionStream>> NewStream() = 0;
+
+  // Errors:
+  //   DATA_LOSS DEVICE_FAILED: also where there is not so much memory.
+  virtual absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(
+      int64_t byte_count) = 0;
 };
 
 }  // namespace shardwright

@@ -5,7 +5,6 @@
 #define WORKER_RPC_COPY_OPERATION_H_
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <string>
 #include <utility>
@@ -17,13 +16,9 @@
 #include "worker/device/region_device.h"
 #include "worker/exec/executor.h"
 #include "worker/rpc/session_table.h"
+#include "worker/rpc/tensor_finder.h"
 
 namespace shardwright {
-
-// Most bytes of a tensor that travels inside a message.
-inline constexpr int64_t kInlineBytesMax = 1 << 20;
-
-inline constexpr int64_t kElementBytesMax = 16;
 
 // Which tensors are written; the others are only read.
 enum class CopyOutputs { kDestination, kSources };
@@ -69,7 +64,9 @@ class CopyOperation {
 
   // The outputs, in order: inline ones with their bytes, which this gives away;
   // segments as empty strings.
-  std::vector<std::string> TakeInlineOutputs();
+  std::vector<std::string> TakeInlineOutputs() {
+    return tensors_.TakeInlineOutputs();
+  }
 
  private:
   CopyOperation(const v1::CopyOperation& message,
@@ -77,24 +74,21 @@ class CopyOperation {
       : message_(&message),
         session_(std::move(session)),
         direction_(outputs == CopyOutputs::kSources ? Direction::kAdjoint
-                                                    : Direction::kForward) {}
+                                                    : Direction::kForward),
+        in_regions_(UsesRegions(message)),
+        tensors_(session_.get(), in_regions_) {}
 
   absl::Status FindTable();
   absl::Status FindTensors();
-  absl::StatusOr<Bytes> Find(const std::string& name, const v1::Tensor& tensor,
-                             bool is_output);
-  absl::StatusOr<Bytes> FindInline(const std::string& name,
-                                   const std::string& bytes, bool is_output);
-  absl::Status CheckElements() const;
 
   const v1::CopyOperation* message_;
   std::shared_ptr<Session> session_;
   Direction direction_;
-  bool in_regions_ = false;
+  bool in_regions_;
+  TensorFinder tensors_;
   CopyTable table_;
   std::vector<Bytes> sources_;
   Bytes destination_;
-  std::deque<std::string> outputs_bytes_;  // Of each output: inline or empty.
 };
 
 }  // namespace shardwright

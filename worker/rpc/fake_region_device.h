@@ -41,6 +41,11 @@ class FakeRegionDevice : public RegionDevice {
     return allocations_.at(Handle(name));
   }
 
+  std::string BytesOf(const std::string& name) {
+    const MutexLock lock(mutex_);
+    return allocations_[Handle(name)];
+  }
+
   // A trainer's stream that has not got there yet.
   void Hold() { SetReady(false); }
   void Release() { SetReady(true); }
@@ -86,12 +91,25 @@ class FakeRegionDevice : public RegionDevice {
     }
     return std::make_unique<Stream>(*this);
   }
+  absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(
+      int64_t byte_count) override {
+    return std::make_unique<Memory>(byte_count);
+  }
 
  private:
   void SetReady(bool ready) {
     const MutexLock lock(mutex_);
     ready_ = ready;
   }
+
+  class Memory : public DeviceMemory {
+   public:
+    explicit Memory(int64_t byte_count) : text_(byte_count, '!') {}
+    Bytes bytes() const override { return {text_.data(), text_.size()}; }
+
+   private:
+    mutable std::string text_;
+  };
 
   class Stream : public RegionStream {
    public:

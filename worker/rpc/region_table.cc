@@ -250,8 +250,11 @@ absl::Status RegionTable::Unregister(int64_t id) {
     region = found->second;
     regions_.erase(found);
   }
-  ASSIGN_OR_RETURN(const bool idle,
-                   WaitUntil([this] { return stream_->IsIdle(); }, kIdleWait));
+  const auto idle_now = [this]() -> absl::StatusOr<bool> {
+    if (mapped_.use_count() > 1) return false;
+    return stream_->IsIdle();
+  };
+  ASSIGN_OR_RETURN(const bool idle, WaitUntil(idle_now, kIdleWait));
   if (!idle) {
     return Error(absl::StatusCode::kDeadlineExceeded, "REGION_BUSY",
                  absl::StrCat("region ", id, " is still in use after ",
@@ -260,6 +263,11 @@ absl::Status RegionTable::Unregister(int64_t id) {
   }
   const MutexLock starting(starting_);
   return stream_->Unmap(region.mapping);
+}
+
+std::shared_ptr<void> RegionTable::KeepMapped() {
+  const MutexLock starting(starting_);
+  return mapped_;
 }
 
 absl::Status RegionTable::Run(const std::function<absl::Status()>& body,

@@ -70,6 +70,10 @@ class RegionTable {
       const std::function<absl::Status()>& body,
       const std::function<bool()>& given_up = [] { return false; });
 
+  // What Run()'s bodies find stays mapped as long as somebody holds this, not
+  // only until the copies are done: Unregister() waits.
+  std::shared_ptr<void> KeepMapped();
+
   // The trainer is gone, and its stream may never get there: Run() fails.
   void End() { ended_ = true; }
 
@@ -112,6 +116,8 @@ class RegionTable {
   v1::GpuSession agreement_;              // Constant after Create().
   std::unique_ptr<RegionStream> stream_;  // Constant.
   std::atomic<bool> ended_{false};
+
+  const std::shared_ptr<void> mapped_ = std::make_shared<char>();
 
   // Held while copies are being started, and while the mappings change.
   mutable Mutex starting_;

@@ -141,9 +141,11 @@ WorkerService::WorkerService(Device& device, const CliqueTable& cliques,
       cliques_(cliques),
       describe_(std::move(describe)),
       sessions_(gpu),
+      bridge_(cliques, gpu),
       copies_(kCopyThreads),
       regions_(kRegionThreads, kRegionSpin),
       gathers_(kGatherThreads),
+      bridges_(kBridgeThreads),
       endings_(kEndingThreads) {}
 
 grpc::ServerUnaryReactor* WorkerService::DescribeWorker(
@@ -212,6 +214,19 @@ grpc::ServerUnaryReactor* WorkerService::GatherShards(
   return AnswerFrom(gathers_, context, [this, request, response, deadline] {
     return Gather(*request, deadline, *response);
   });
+}
+
+grpc::ServerUnaryReactor* WorkerService::RunBridge(
+    grpc::CallbackServerContext* context, const v1::RunBridgeRequest* request,
+    v1::RunBridgeResponse* response) {
+  const absl::Time deadline = absl::FromChrono(context->deadline());
+  return AnswerFrom(
+      bridges_, context, [this, context, request, response, deadline] {
+        return bridge_.Run(
+            *request, SessionOf(request->session_id()),
+            std::min(absl::Now() + kCliqueWait, deadline), deadline,
+            [context] { return context->IsCancelled(); }, *response);
+      });
 }
 
 absl::StatusOr<std::shared_ptr<Session>> WorkerService::SessionOf(

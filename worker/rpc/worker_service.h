@@ -17,6 +17,7 @@
 #include "worker/agent/clique_table.h"
 #include "worker/device/device.h"
 #include "worker/device/region_device.h"
+#include "worker/rpc/bridge_runner.h"
 #include "worker/rpc/copy_operation.h"
 #include "worker/rpc/session_table.h"
 #include "worker/rpc/work_queue.h"
@@ -31,9 +32,10 @@ class WorkerService final : public v1::WorkerService::CallbackService {
   static constexpr int kRegionThreads = 8;
   static constexpr absl::Duration kRegionSpin = absl::Milliseconds(1);
   static constexpr int kGatherThreads = 8;
+  static constexpr int kBridgeThreads = 8;
   static constexpr int kEndingThreads = 2;
 
-  // How long a gathering waits for its clique to be formed.
+  // How long what needs a clique waits for it to be formed.
   static constexpr absl::Duration kCliqueWait = absl::Seconds(10);
 
   // All must outlive the service. `describe` gives all of a description but
@@ -65,6 +67,9 @@ class WorkerService final : public v1::WorkerService::CallbackService {
       grpc::CallbackServerContext* context,
       const v1::GatherShardsRequest* request,
       v1::GatherShardsResponse* response) override;
+  grpc::ServerUnaryReactor* RunBridge(grpc::CallbackServerContext* context,
+                                      const v1::RunBridgeRequest* request,
+                                      v1::RunBridgeResponse* response) override;
 
  private:
   absl::Status Run(const grpc::CallbackServerContext& context,
@@ -88,10 +93,12 @@ class WorkerService final : public v1::WorkerService::CallbackService {
   const CliqueTable& cliques_;
   const std::function<v1::WorkerDescription()> describe_;
   SessionTable sessions_;
+  BridgeRunner bridge_;
   std::atomic<int64_t> copied_bytes_{0};
   WorkQueue copies_;
   WorkQueue regions_;
   WorkQueue gathers_;
+  WorkQueue bridges_;
   WorkQueue endings_;  // Of sessions and regions: these wait for a GPU.
 };
 

@@ -19,12 +19,13 @@ from shardwright.member import Member
 from shardwright.packing import Packed, pad_documents
 from shardwright.plan import Coordinates, Load, Plan, RowCopy, Run, Table
 from shardwright.region import GpuSession, Region
-from shardwright.route import Route, Transfer
+from shardwright.route import Bridged, Route, Transfer
 from shardwright.worker import Gathered, Session, Worker, worker
 
 __all__ = [
     "EMBEDDINGS",
     "LABELS",
+    "Bridged",
     "Code",
     "Coordinates",
     "Gathered",

@@ -98,18 +98,26 @@ class Batch(Structure):
     ]
 
 
+# How sw_plan_info and sw_route_info begin.
+_WHOSE_PLAN = [("digest", c_uint64)] + [
+    (name, c_int64)
+    for name in (
+        "generation",
+        "rank",
+        "tp",
+        "gtp_remat",
+        "cp",
+        "dp",
+        "pp",
+        "lane",
+    )
+]
+
+
 class PlanInfo(Structure):
-    _fields_ = [("digest", c_uint64)] + [
+    _fields_ = _WHOSE_PLAN + [
         (name, c_int64)
         for name in (
-            "generation",
-            "rank",
-            "tp",
-            "gtp_remat",
-            "cp",
-            "dp",
-            "pp",
-            "lane",
             "seq_length",
             "micro_batch_size",
             "token_count",
@@ -223,36 +231,46 @@ class RegionOperation(Structure):
     ]
 
 
+def _bridge_fields(tensor: type[Structure]) -> list[tuple[str, Any]]:
+    return [
+        ("route", c_void_p),
+        ("backward", c_int32),
+        ("row_bytes", c_int64),
+        ("element_bytes", c_int64),
+        ("sources", POINTER(tensor)),
+        ("source_count", c_int64),
+        ("shard", tensor),
+        ("fill", c_char_p),
+        ("sequence", c_uint64),
+    ]
+
+
+class Bridge(Structure):
+    _fields_ = _bridge_fields(Tensor)
+
+
+class RegionBridge(Structure):
+    _fields_ = _bridge_fields(RegionTensor)
+
+
+class BridgeResult(Structure):
+    _fields_ = [("sent_bytes", c_int64), ("received_bytes", c_int64)]
+
+
 class RouteSource(Structure):
     _fields_ = [("name", c_char_p), ("rows", c_int64), ("is_received", c_int32)]
 
 
 class RouteInfo(Structure):
-    _fields_ = (
-        [("digest", c_uint64)]
-        + [
-            (name, c_int64)
-            for name in (
-                "generation",
-                "rank",
-                "tp",
-                "gtp_remat",
-                "cp",
-                "dp",
-                "pp",
-                "lane",
-            )
-        ]
-        + [
-            ("role", c_int32),
-            ("micro_batch_size", c_int64),
-            ("shard_rows", c_int64),
-            ("sent_rows", c_int64),
-            ("received_rows", c_int64),
-            ("sources", POINTER(RouteSource)),
-            ("source_count", c_int64),
-        ]
-    )
+    _fields_ = _WHOSE_PLAN + [
+        ("role", c_int32),
+        ("micro_batch_size", c_int64),
+        ("shard_rows", c_int64),
+        ("sent_rows", c_int64),
+        ("received_rows", c_int64),
+        ("sources", POINTER(RouteSource)),
+        ("source_count", c_int64),
+    ]
 
 
 class SlotBounds(Structure):
@@ -315,6 +333,13 @@ _FALLIBLE = {
         c_char_p,
         POINTER(Operation),
         POINTER(c_int64),
+    ],
+    "sw_session_bridge": [_HANDLE, POINTER(Bridge), POINTER(BridgeResult)],
+    "sw_session_bridge_regions": [
+        _HANDLE,
+        POINTER(RegionBridge),
+        c_void_p,
+        POINTER(BridgeResult),
     ],
     "sw_session_open_gpu": [
         _HANDLE,

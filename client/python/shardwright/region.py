@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from shardwright import _library
 from shardwright.errors import invalid
 from shardwright.plan import Plan
+from shardwright.route import Bridged, Route
 
 HANDLE_BYTES = 64
 
@@ -210,6 +211,39 @@ class GpuSession:
             stream=stream,
         )
 
+    def bridge_forward(
+        self,
+        route: Route,
+        sources: Mapping[str, Any],
+        out: Any = None,
+        *,
+        sequence: int,
+        fill: bytes | None = None,
+        stream: int = 0,
+    ) -> Bridged:
+        """As Session.bridge_forward(), into `out`: a language rank's shard.
+
+        Calls of one session follow one another; for two micro-batches under way
+        open two.
+        """
+        return self._bridge(
+            route, sources, out, out, sequence, fill=fill, stream=stream
+        )
+
+    def bridge_backward(
+        self,
+        route: Route,
+        gradient: Any,
+        out: Mapping[str, Any],
+        *,
+        sequence: int,
+        stream: int = 0,
+    ) -> Bridged:
+        """As Session.bridge_backward(), into `out`; see bridge_forward()."""
+        return self._bridge(
+            route, out, gradient, out, sequence, stream=stream, backward=True
+        )
+
     def check(self) -> None:
         """Raises if the worker has ended the session."""
         _library.library().sw_session_check(self._handle.value)
@@ -229,6 +263,71 @@ class GpuSession:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    @staticmethod
+    def _row_of(sources: Sequence[Any], shard: Any) -> tuple[int, int]:
+        """Bytes of a row and of an element, by the first tensor there is."""
+        for tensor, leading in [(shard, 2), *((s, 1) for s in sources)]:
+            if tensor is not None:
+                element = _memory("a tensor", tensor).element_bytes
+                return math.prod(tensor.shape[leading:]) * element, element
+        raise invalid("INVALID_TENSOR", "no tensor says what rows are")
+
+    def _bridge(
+        self,
+        route: Route,
+        sources: Mapping[str, Any],
+        shard: Any,
+        result: Any,
+        sequence: int,
+        *,
+        fill: bytes | None = None,
+        stream: int = 0,
+        backward: bool = False,
+    ) -> Bridged:
+        tensors = [
+            *zip(
+                (f"source {name!r}" for name, _, _ in route.all_sources),
+                route.in_order(sources),
+            ),
+            ("the shard", shard),
+        ]
+        memories = [
+            _Memory(0, 0, 1) if tensor is None else _memory(name, tensor)
+            for name, tensor in tensors
+        ]
+        row_bytes, element_bytes = self._row_of(
+            [tensor for _, tensor in tensors[:-1]], shard
+        )
+        bridge = _library.RegionBridge(
+            route.handle.value,
+            int(backward),
+            row_bytes,
+            element_bytes,
+            (_library.RegionTensor * (len(memories) - 1))(
+                *(
+                    self._tensor(f"source {k}", memory)
+                    for k, memory in enumerate(memories[:-1])
+                )
+            ),
+            len(memories) - 1,
+            self._tensor("the shard", memories[-1]),
+            fill,
+            _library.int64("sequence", sequence),
+        )
+        if fill is not None and len(fill) != element_bytes:
+            raise invalid(
+                "INVALID_TENSOR",
+                f"fill has {len(fill)} bytes, an element {element_bytes}",
+            )
+        moved = _library.BridgeResult()
+        _library.library().sw_session_bridge_regions(
+            self._handle.value,
+            ctypes.byref(bridge),
+            stream,
+            ctypes.byref(moved),
+        )
+        return Bridged(result, moved.sent_bytes, moved.received_bytes)
 
     def _add(self, region_id: int, address: int, size_bytes: int) -> Region:
         region = Region(region_id, address, size_bytes)

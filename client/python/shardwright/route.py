@@ -7,6 +7,7 @@ import functools
 from typing import Any, Mapping, NamedTuple, Sequence
 
 from shardwright import _library
+from shardwright.errors import invalid
 from shardwright.plan import Coordinates, Run
 
 _ROLES = (None, "sends", "receives")
@@ -29,6 +30,20 @@ class Transfer(NamedTuple):
     row_count: int
     returned: Run
     rows: tuple[Run, ...]
+
+
+class Bridged(NamedTuple):
+    """What one call of a bridge brought.
+
+    Attributes:
+      result: forward, the shard, None at an encoder rank; backward, the
+        gradients of the route's sources, by name.
+      sent_bytes, received_bytes: of this rank's rows.
+    """
+
+    result: Any
+    sent_bytes: int
+    received_bytes: int
 
 
 class Route:
@@ -114,3 +129,21 @@ class Route:
             self.micro_batch,
             *row_shape,
         )
+
+    def in_order(self, tensors: Mapping[str, Any]) -> list[Any]:
+        """One for each of the library's sources; None for those received."""
+        for name in tensors:
+            if name not in self.sources:
+                raise invalid(
+                    "INVALID_TENSOR",
+                    f"rank {self.rank} brings no {name!r}, only "
+                    f"{', '.join(self.sources) or 'nothing'}",
+                )
+        for name, rows in self.sources.items():
+            if rows > 0 and name not in tensors:
+                raise invalid(
+                    "INVALID_TENSOR",
+                    f"source {name!r} is missing, the route takes {rows} rows "
+                    "of it",
+                )
+        return [tensors.get(name) for name, _, _ in self.all_sources]

@@ -16,6 +16,7 @@ from shardwright import _library
 from shardwright.errors import Code, ShardwrightError, invalid
 from shardwright.plan import Plan, check_contiguous, fill_bytes
 from shardwright.region import GpuSession
+from shardwright.route import Bridged, Route
 
 _SHARED_MEMORY = "/dev/shm"
 _ALIGNMENT_BYTES = 64
@@ -246,6 +247,90 @@ class Session:
         )
         return Gathered(out, dict(zip(plan.sources, restored)))
 
+    def bridge_forward(
+        self,
+        route: Route,
+        sources: Mapping[str, numpy.ndarray],
+        *,
+        sequence: int,
+        out: numpy.ndarray | None = None,
+        fill: Any = None,
+    ) -> Bridged:
+        """Sends an encoder's rows, or makes the shard of what comes.
+
+        Every rank whose route has a role calls it for each micro-batch. Two
+        calls may be under way at a time, of two threads; give them `out`.
+
+        Args:
+          route: this rank's, of the same batch everywhere.
+          sources: [rows, ...] of each of `route.sources`.
+          sequence: counts the calls, forward and backward: equal at all ranks,
+            and one more for each. The first, and one after a failure, may have
+            any, and must not overlap another.
+          out: the shard of a language rank. None: a new one.
+          fill: the element that padding rows hold; None is zero bytes.
+
+        Raises:
+          ShardwrightError: PEER_LOST, PEER_REFUSED, DIGEST_MISMATCH..., with
+            the ranks in the message.
+        """
+        arrays = route.in_order(sources)
+        known = [a for a in (out, *arrays) if a is not None]
+        if not known:
+            raise invalid(
+                "INVALID_ARRAY", "neither a source nor `out` says what rows are"
+            )
+        row_shape = known[0].shape[2 if out is not None else 1 :]
+        dtype = known[0].dtype
+        if out is None and route.role == "receives":
+            out = self.empty(route.shard_shape(row_shape), dtype)
+        sent, received = self._bridge(
+            route, arrays, out, row_shape, dtype, sequence, fill=fill
+        )
+        return Bridged(out, sent, received)
+
+    def bridge_backward(
+        self,
+        route: Route,
+        gradient: numpy.ndarray | None = None,
+        *,
+        sequence: int,
+        out: Mapping[str, numpy.ndarray] | None = None,
+    ) -> Bridged:
+        """The other way: the gradient of the shard to those of the sources.
+
+        Args:
+          route, sequence: as for bridge_forward().
+          gradient: of the shard; None at an encoder rank.
+          out: [rows, ...] for each of `route.sources`, to be written: zero
+            where this rank has no gradient of a row, and whole at every rank of
+            an encoder's last stage. None: new ones, at a language rank.
+        """
+        if out is None and gradient is None:
+            raise invalid(
+                "INVALID_ARRAY",
+                "neither `gradient` nor `out` says what rows are",
+            )
+        if out is None:
+            out = {
+                name: self.empty((rows, *gradient.shape[2:]), gradient.dtype)
+                for name, rows in route.sources.items()
+            }
+        arrays = route.in_order(out)
+        known = [a for a in (gradient, *arrays) if a is not None]
+        if not known:
+            raise invalid("INVALID_ARRAY", "`out` is empty")
+        sent, received = self._bridge(
+            route,
+            arrays,
+            gradient,
+            known[0].shape[2 if gradient is not None else 1 :],
+            known[0].dtype,
+            sequence,
+            backward=True,
+        )
+        return Bridged(dict(out), sent, received)
+
     def close(self) -> None:
         """Ends the session. Arrays stay valid; the worker forgets them."""
         self._handle.close()
@@ -313,6 +398,55 @@ class Session:
             len(fill_value),
             int(adjoint),
         )
+
+    def _bridge(
+        self,
+        route: Route,
+        sources: Sequence[numpy.ndarray | None],
+        shard: numpy.ndarray | None,
+        row_shape: Sequence[int],
+        dtype: numpy.dtype,
+        sequence: int,
+        *,
+        fill: Any = None,
+        backward: bool = False,
+    ) -> tuple[int, int]:
+        shapes = [
+            (f"source {name!r}", (0 if received else rows, *row_shape))
+            for name, rows, received in route.all_sources
+        ]
+        if route.role == "receives":
+            shapes.append(("the shard", route.shard_shape(row_shape)))
+        else:
+            shapes.append(("the shard", (0, *row_shape)))
+        tensors = []
+        for (name, shape), array in zip(shapes, [*sources, shard], strict=True):
+            if array is None:
+                array = numpy.empty((0, *row_shape), dtype)
+            check_contiguous(name, array)
+            if array.shape != shape or array.dtype != dtype:
+                raise invalid(
+                    "INVALID_ARRAY",
+                    f"{name} is {array.dtype} of shape {array.shape}, must be "
+                    f"{dtype} of {shape}",
+                )
+            tensors.append(self._tensor(name, array))
+        bridge = _library.Bridge(
+            route.handle.value,
+            int(backward),
+            math.prod(row_shape) * dtype.itemsize,
+            dtype.itemsize,
+            (_library.Tensor * len(sources))(*tensors[:-1]),
+            len(sources),
+            tensors[-1],
+            fill_bytes(fill, dtype) or None,
+            _library.int64("sequence", sequence),
+        )
+        result = _library.BridgeResult()
+        _library.library().sw_session_bridge(
+            self._handle.value, ctypes.byref(bridge), ctypes.byref(result)
+        )
+        return result.sent_bytes, result.received_bytes
 
     def _run(self, *arguments: Any, **options: Any) -> None:
         operation = self._operation(*arguments, **options)

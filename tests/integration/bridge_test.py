@@ -1,0 +1,300 @@
+"""Do encoders' rows come into the right shards, and gradients back?
+
+Two encoder ranks and two language ranks, as real workers and over Gloo, against
+the composed plan on whole tensors. And when an encoder's worker dies, does
+everybody else learn which, and go on when it is back?
+"""
+
+import concurrent.futures
+import json
+import os
+import signal
+import time
+import unittest
+
+import numpy
+
+import shardwright
+from tests.integration import processes
+
+IMAGE = 501
+HIDDEN = 24
+ENCODERS = (0, 1)
+RANKS = range(4)
+LEASE_S = 3
+GRACE_S = 2
+
+# How often a worker is killed in a transfer; each takes seconds.
+KILLS = int(os.environ.get("BRIDGE_KILLS", "2"))
+
+
+def layout_of(name, **parallelism):
+  return {
+      "name": name,
+      "world_size": 4,
+      "modules": [
+          {"name": "images", "role": "ENCODER", "first_rank": 0,
+           "rank_count": 2},
+          {"name": "language", "role": "LANGUAGE", "first_rank": 2,
+           "rank_count": 2, "parallelism": parallelism},
+      ],
+      "edges": [{"from": "images", "to": "language"}],
+  }
+
+
+LAYOUTS = {
+    "tp2": layout_of("tp2", tp=2, sequence_parallel=True),
+    "tp2-whole": layout_of("tp2-whole", tp=2),
+    "cp2": layout_of("cp2", cp=2),
+}
+
+
+def batch_of(seed, samples=4, seq_length=16, images=True):
+  random = numpy.random.default_rng(seed)
+  ids = random.integers(500, 504, (samples, seq_length))
+  if not images:
+    ids[ids == IMAGE] = 500
+  return {
+      "micro_batch_size": samples,
+      "seq_length": seq_length,
+      "special_token_ids": {"images": IMAGE},
+      "samples": list(ids),
+  }
+
+
+class MicroBatch:
+  """A batch with its tensors, and what must come of them."""
+
+  def __init__(self, layout, batch, hidden, seed):
+    self.layout = layout
+    self.batch = batch
+    self.plans = {r: layout.compose_plan(r, batch) for r in (2, 3)}
+    self.lane_rows = [layout.route_plan(r, batch).sources["images"]
+                      for r in ENCODERS]
+    random = numpy.random.default_rng(seed)
+    self.rows = {
+        name: random.integers(-1000, 1000, (count, hidden), numpy.int32)
+        for name, count in self.plans[2].sources.items()
+    }
+    # Ranks that hold the same rows have the same gradient of them.
+    self.gradients = {rank: 7 * self.shard(rank) + 3 for rank in self.plans}
+
+  def lane(self, lane, rows):
+    """The lane's own of all image rows."""
+    begin = sum(self.lane_rows[:lane])
+    return rows[begin:begin + self.lane_rows[lane]]
+
+  def shard(self, rank):
+    return self.plans[rank].compose(self.rows)
+
+  def image_gradient(self):
+    parts = [self.plans[rank].adjoint(self.gradients[rank])["images"]
+             for rank in self.plans]
+    # Without sequence parallelism both hold the same, and nothing is summed.
+    return parts[0] if self.plans[2].runs == self.plans[3].runs else sum(parts)
+
+
+class Job:
+  """A coordinator and a worker for each rank."""
+
+  def __init__(self, test, name):
+    self.test = test
+    self.name = name
+    self.coordinator = processes.Coordinator(lease_ttl_s=LEASE_S)
+    test.addCleanup(self.coordinator.kill)
+    answer = self.coordinator.apply(LAYOUTS[name])
+    test.assertEqual(answer.exit_code, 0, answer)
+    self.layout = shardwright.Layout(json.dumps(LAYOUTS[name]))
+    self.job = shardwright.connect(self.coordinator.address, name)
+    self.workers = {rank: self.start(rank) for rank in RANKS}
+    self.wait_formed()
+
+  def start(self, rank):
+    worker = processes.Worker(self.coordinator.address, self.name, rank,
+                              "--kinds", "bridge,tp_cp")
+    self.test.addCleanup(worker.kill)
+    return worker
+
+  def wait_formed(self):
+
+    def formed(worker):
+      worker.assert_running()
+      cliques = shardwright.worker(
+          worker.address, timeout=5).describe()["cliques"]
+      return ({c["state"] for c in cliques} == {"ACTIVE"} and
+              any("/bridge/" in c["name"] for c in cliques))
+
+    for worker in self.workers.values():
+      processes.wait_until(lambda worker=worker: formed(worker),
+                           f"the cliques of rank {worker.rank}")
+
+  def forward(self, rank, micro_batch, sequence):
+    """What one trainer does; raises if a byte is wrong."""
+    route = self.job.route_plan(rank, micro_batch.batch)
+    hidden = micro_batch.rows["text"].shape[1]
+    size = sum(rows.nbytes for rows in micro_batch.rows.values())
+    client = shardwright.worker(self.workers[rank].address, timeout=60)
+    with client.session(2 * size + (1 << 16)) as session:
+      if rank in ENCODERS:
+        output = session.array(
+            micro_batch.lane(rank, micro_batch.rows["images"]))
+        bridged = session.bridge_forward(
+            route, {"images": output}, sequence=sequence)
+        assert bridged.sent_bytes == route.sent_rows * hidden * 4
+        return
+      bridged = session.bridge_forward(
+          route, {"text": session.array(micro_batch.rows["text"])},
+          sequence=sequence)
+      numpy.testing.assert_array_equal(bridged.result, micro_batch.shard(rank))
+      assert bridged.received_bytes == route.received_rows * hidden * 4
+
+  def backward(self, rank, micro_batch, sequence):
+    route = self.job.route_plan(rank, micro_batch.batch)
+    client = shardwright.worker(self.workers[rank].address, timeout=60)
+    with client.session(1 << 20) as session:
+      if rank in ENCODERS:
+        expected = micro_batch.lane(rank, micro_batch.image_gradient())
+        poisoned = session.array(~expected)
+        session.bridge_backward(
+            route, out={"images": poisoned}, sequence=sequence)
+        numpy.testing.assert_array_equal(poisoned, expected)
+        return
+      gradient = micro_batch.gradients[rank]
+      bridged = session.bridge_backward(
+          route, session.array(gradient), sequence=sequence)
+      expected = micro_batch.plans[rank].adjoint(gradient)
+      numpy.testing.assert_array_equal(bridged.result["text"],
+                                       expected["text"])
+
+  def on_all_ranks(self, step, micro_batch, sequence):
+    """What each rank's step raised, or None; by rank."""
+
+    def run(rank):
+      try:
+        step(rank, micro_batch, sequence)
+      except Exception as error:  # pylint: disable=broad-except
+        return error
+      return None
+
+    with concurrent.futures.ThreadPoolExecutor(len(RANKS)) as pool:
+      return list(pool.map(run, RANKS))
+
+  def step(self, micro_batch, sequence):
+    for number, step in enumerate((self.forward, self.backward)):
+      failures = self.on_all_ranks(step, micro_batch, sequence + number)
+      self.test.assertEqual(failures, [None] * 4)
+
+
+class BridgeTest(unittest.TestCase):
+
+  def test_rows_and_gradients_are_those_of_the_composed_plan(self):
+    for name in LAYOUTS:
+      with self.subTest(name):
+        job = Job(self, name)
+        for sequence, images in ((0, True), (2, False), (4, True)):
+          batch = batch_of(sequence, images=images)
+          job.step(MicroBatch(job.layout, batch, HIDDEN, sequence), sequence)
+
+  def test_packs_and_shared_samples_work(self):
+    job = Job(self, "cp2")
+    batch = batch_of(9, samples=1, seq_length=32)
+    batch["cu_seqlens_padded"] = [[0, 12, 12, 32]]
+    count = int((batch["samples"][0] == IMAGE).sum())
+    batch["encoder_rows"] = {"images": [1, count - 1]}
+    job.step(MicroBatch(job.layout, batch, HIDDEN, 9), 0)
+
+  def test_two_micro_batches_may_be_under_way(self):
+    job = Job(self, "tp2")
+    batches = [MicroBatch(job.layout, batch_of(k), HIDDEN, k) for k in range(7)]
+    job.step(batches[0], 0)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+      for failures in pool.map(
+          lambda k: job.on_all_ranks(job.forward, batches[k], k + 1),
+          range(1, 7)):
+        self.assertEqual(failures, [None] * 4)
+
+  def test_a_batch_that_one_rank_loaded_differently_is_refused(self):
+    job = Job(self, "tp2")
+    right, other = (
+        MicroBatch(job.layout, batch_of(k), HIDDEN, k) for k in (1, 2))
+    failures = job.on_all_ranks(
+        lambda rank, _, sequence: job.forward(
+            rank, other if rank == 3 else right, sequence), None, 0)
+    for error in failures:
+      self.assertEqual(error.reason, "DIGEST_MISMATCH")
+      self.assertIn("3", error.message)
+      for micro_batch in (right, other):
+        self.assertIn("%016x" % micro_batch.plans[2].digest, error.message)
+    job.step(right, 1)
+
+
+class DeadEncoderTest(unittest.TestCase):
+
+  def check_heard(self, failures, began, ended):
+    """All but the dead rank's own trainer."""
+    self.assertLess(ended - began, LEASE_S + GRACE_S)
+    for rank in (1, 2, 3):
+      self.assertIsInstance(
+          failures[rank], shardwright.ShardwrightError, failures)
+      self.assertEqual(failures[rank].details.get("missing"), "0", failures)
+
+  def replace(self, job):
+    job.workers[0].kill()
+    job.workers[0] = job.start(0)
+    job.wait_formed()
+
+  def test_everybody_learns_which_worker_died_and_goes_on(self):
+    job = Job(self, "cp2")
+    micro_batch = MicroBatch(job.layout, batch_of(1), HIDDEN, 1)
+    job.step(micro_batch, 0)
+    # It has the call, and will never do its part.
+    job.workers[0].signal(signal.SIGSTOP)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+      running = pool.submit(job.on_all_ranks, job.forward, micro_batch, 2)
+
+      def all_wait():
+        sessions = [shardwright.worker(job.workers[r].address).describe()
+                    ["session_count"] for r in (1, 2, 3)]
+        return sessions == [1, 1, 1]
+
+      processes.wait_until(all_wait, "calls of the other ranks")
+      killed = time.monotonic()
+      job.workers[0].kill()
+      failures = running.result()
+      self.check_heard(failures, killed, time.monotonic())
+    self.replace(job)
+    job.step(micro_batch, 10)
+
+  def test_killed_in_mid_transfer_no_wrong_byte_is_handed_over(self):
+    job = Job(self, "cp2")
+    batch = batch_of(3, samples=16, seq_length=512)
+    small = MicroBatch(job.layout, batch_of(4), HIDDEN, 4)
+    large = MicroBatch(job.layout, batch, 4096, 3)
+    began = time.monotonic()
+    self.assertEqual(
+        job.on_all_ranks(job.forward, large, 0), [None] * 4)
+    whole_s = time.monotonic() - began
+    for kill in range(KILLS):
+      with self.subTest(kill):
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+          running = pool.submit(job.on_all_ranks, job.forward, large, 1)
+          # Anywhere in the call, most of which is the transfer.
+          concurrent.futures.wait(
+              [running], timeout=whole_s * (kill + 1) / (KILLS + 1))
+          killed = time.monotonic()
+          job.workers[0].kill()
+          failures = running.result()
+          ended = time.monotonic()
+        self.assertLess(ended - killed, LEASE_S + GRACE_S + whole_s)
+        for rank in (1, 2, 3):
+          # None: it had all its rows, and they were right.
+          if failures[rank] is not None:
+            self.assertIsInstance(
+                failures[rank], shardwright.ShardwrightError)
+            self.assertIn("0", failures[rank].message)
+        self.replace(job)
+        job.step(small, 5)
+
+
+if __name__ == "__main__":
+  unittest.main()
