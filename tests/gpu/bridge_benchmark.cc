@@ -17,7 +17,6 @@
 #include <cstdio>
 #include <fstream>
 #include <functional>
-#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -33,7 +32,6 @@
 #include "worker/comm/nccl_communicator.h"
 #include "worker/comm/nccl_library.h"
 #include "worker/comm/nccl_minter.h"
-#include "worker/device/cuda_bridge_engine.h"
 #include "worker/device/cuda_device.h"
 #include "worker/exec/bridge.h"
 #include "worker/exec/executor.h"
@@ -119,14 +117,19 @@ class Meeting {
   std::atomic<int> arrived_{0}, round_{0};
 };
 
-// What a thread does for one rank: its turns, and how long the whole took.
+// A thread for each rank, with its GPU.
 class Team {
  public:
   explicit Team(int size) : size_(size), meeting_(size) {}
 
   void OnEach(const std::function<void(int)>& run) {
     std::vector<std::thread> threads;
-    for (int rank = 0; rank < size_; ++rank) threads.emplace_back(run, rank);
+    for (int rank = 0; rank < size_; ++rank) {
+      threads.emplace_back([&run, rank] {
+        Must(cudaSetDevice(rank), "choosing the GPU");
+        run(rank);
+      });
+    }
     for (std::thread& thread : threads) thread.join();
   }
 
@@ -157,6 +160,45 @@ class Team {
   Meeting meeting_;
 };
 
+// Copies in a stream of its own.
+class StreamEngine : public BridgeEngine {
+ public:
+  explicit StreamEngine(CudaDevice& device) : device_(device) {
+    Must(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
+         "creating a stream");
+  }
+  ~StreamEngine() override { cudaStreamDestroy(stream_); }
+
+  absl::StatusOr<Bytes> Staging(int64_t byte_count) override {
+    if (staging_.size() < byte_count) staging_ = DeviceBuffer(byte_count);
+    return staging_.bytes();
+  }
+
+  absl::Status Copy(const CopyTable& table, Direction direction,
+                    int64_t row_bytes, int64_t element_bytes,
+                    absl::Span<const Bytes> sources, Bytes destination,
+                    ConstBytes fill_value) override {
+    GpuCopy copy;
+    copy.table = &table;
+    copy.direction = direction;
+    copy.row_bytes = row_bytes;
+    copy.element_bytes = element_bytes;
+    copy.sources.assign(sources.begin(), sources.end());
+    copy.destination = destination;
+    copy.fill_value = fill_value;
+    Must(device_.Run({copy}, stream_), "copying");
+    Must(cudaStreamSynchronize(stream_), "copying");
+    return absl::OkStatus();
+  }
+
+  int64_t staging_bytes() const { return staging_.size(); }
+
+ private:
+  CudaDevice& device_;
+  cudaStream_t stream_ = nullptr;
+  DeviceBuffer staging_;
+};
+
 // One rank's GPU, communicators and tensors.
 struct Member {
   std::unique_ptr<CudaDevice> device;
@@ -164,7 +206,7 @@ struct Member {
   std::unique_ptr<CommunicatorAttempt> attempt;
   std::shared_ptr<Communicator> communicator;
   ncclComm_t plain = nullptr;
-  std::unique_ptr<CudaBridgeEngine> engine;
+  std::unique_ptr<StreamEngine> engine;
   BridgePart forward, backward;
   std::vector<DeviceBuffer> tensors;  // Rows, gradients; sources, then shard.
 };
@@ -222,7 +264,6 @@ void Benchmark::Connect(const Case& test, Team& team) {
   team.OnEach([&](int rank) {
     Member& member = members_[rank];
     member.communicator = Must(member.attempt->Connect({id}), "connecting");
-    Must(cudaSetDevice(rank), "choosing the GPU");
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     if (nccl_.CommInitRankConfig(&member.plain, size, plain_id, rank,
                                  &config) != ncclSuccess) {
@@ -235,9 +276,8 @@ void Benchmark::Prepare(const Case& test, int rank) {
   const Layout layout = LayoutOf(test);
   const Batch batch = BatchOf(test);
   Member& member = members_[rank];
-  Must(cudaSetDevice(rank), "choosing the GPU");
   RandomBytes random;
-  member.engine = Must(CudaBridgeEngine::Create(*member.device), "a stream");
+  member.engine = std::make_unique<StreamEngine>(*member.device);
   member.forward = BridgePart();
   member.forward.plan = Must(PlanRoute(layout, rank, batch), "the plan");
   member.forward.row_bytes = kRowBytes;
