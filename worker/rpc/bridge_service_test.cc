@@ -202,7 +202,7 @@ INSTANTIATE_TEST_SUITE_P(
                 [](auto& r) {
                   r.mutable_plan()->mutable_edges(0)->set_staging_rows(-1);
                 },
-                "INVALID_PLAN", "-1"},
+                "INVALID_PLAN", "transfer with rank 0"},
         BadCall{"Element", [](auto& r) { r.set_element_bytes(3); },
                 "INVALID_TENSOR", "element_bytes is 3"}),
     [](const auto& info) { return info.param.name; });
