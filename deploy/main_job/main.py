@@ -116,10 +116,6 @@ def start_workers(processes, folder, coordinator):
         rank: processes.wait_for_port_file(folder / ("worker-%d.port" % rank))
         for rank in RANKS}
     say("%d workers run" % len(addresses))
-    return addresses
-
-
-def wait_formed(processes, coordinator):
     deadline = time.monotonic() + FORMED_TIMEOUT_S
     while True:
         processes.check()
@@ -132,6 +128,7 @@ def wait_formed(processes, coordinator):
                 FORMED_TIMEOUT_S, phases))
         time.sleep(0.05)
     say("all communicators are formed, over Gloo")
+    return addresses
 
 
 def start_trainers(processes, folder, coordinator, workers):
@@ -307,7 +304,6 @@ def run(output_folder):
         coordinator = start_coordinator(processes, folder)
         workers = start_workers(processes, folder, coordinator)
         trainers = start_trainers(processes, folder, coordinator, workers)
-        wait_formed(processes, coordinator)
         follow(processes, trainers)
         check_and_draw(folder, batches, coordinator, output)
     print("All bytes are equal. The picture is %s" % output)

@@ -12,7 +12,6 @@ progress for people.
 import argparse
 import json
 import pathlib
-import time
 
 import numpy as np
 
@@ -125,11 +124,8 @@ def main():
 
     job = shardwright.connect(arguments.coordinator, arguments.job)
     worker = shardwright.worker(arguments.worker)
-    batches = micro_batch.all_micro_batches()
     with job.member(arguments.rank) as member:
-        while worker.describe()["phase"] != "ready":  # main.py's patience ends.
-            time.sleep(0.02)
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(micro_batch.all_micro_batches()):
             step(number, batch, job, arguments.rank, member, worker,
                  arguments.results)
 
