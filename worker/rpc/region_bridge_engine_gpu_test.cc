@@ -60,6 +60,7 @@ class Tensor {
 
   std::string Read() const {
     std::string text(text_.size(), '\0');
+    if (text.empty()) return text;
     EXPECT_THAT(CudaOk(cudaMemcpy(text.data(), data_, text.size(),
                                   cudaMemcpyDeviceToHost)),
                 IsOk());
@@ -204,7 +205,7 @@ TEST_F(RegionBridgeEngineTest, RowsAndGradientsAreThoseOfTheHost) {
       const Tensor shard(rank == 0 ? "" : "????");
       Run(rank, Direction::kForward, sequence, source,
           rank == 0 ? nullptr : &shard);
-      if (rank > 0) EXPECT_EQ(shard.Read(), RowsOf(shards[rank]));
+      EXPECT_EQ(shard.Read(), RowsOf(shards[rank]));
     });
     const std::array<std::string, kBridgeRanks> gradients = {"", "1234",
                                                              "5678"};
