@@ -17,14 +17,11 @@ struct CallCanceller::State {
 CallCanceller::CallCanceller() : state_(std::make_shared<State>()) {}
 
 void CallCanceller::Cancel() {
-  std::function<void()> cancel;
-  {
-    const MutexLock lock(state_->mutex);
-    state_->cancelled = true;
-    cancel = std::move(state_->cancel);
-    state_->cancel = nullptr;
-  }
-  if (cancel) cancel();
+  const MutexLock lock(state_->mutex);
+  state_->cancelled = true;
+  // With the lock, on which CallEnded() waits.
+  if (state_->cancel) state_->cancel();
+  state_->cancel = nullptr;
 }
 
 bool CallCanceller::cancelled() const {
@@ -33,14 +30,17 @@ bool CallCanceller::cancelled() const {
 }
 
 void CallCanceller::OnCancel(std::function<void()> cancel) {
-  {
-    const MutexLock lock(state_->mutex);
-    if (!state_->cancelled) {
-      state_->cancel = std::move(cancel);
-      return;
-    }
+  const MutexLock lock(state_->mutex);
+  if (state_->cancelled) {
+    cancel();
+  } else {
+    state_->cancel = std::move(cancel);
   }
-  cancel();
+}
+
+void CallCanceller::CallEnded() {
+  const MutexLock lock(state_->mutex);
+  state_->cancel = nullptr;
 }
 
 CoordinatorClient CoordinatorClient::Create(const std::string& target,

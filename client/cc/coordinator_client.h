@@ -46,7 +46,12 @@ class CallCanceller {
   bool cancelled() const;
 
   // For Connection: runs `cancel` on Cancel(), at once if that has happened.
+  // It must not use this canceller.
   void OnCancel(std::function<void()> cancel);
+
+  // For Connection: `cancel` runs no more once this has returned, so that what
+  // it uses may go.
+  void CallEnded();
 
  private:
   struct State;

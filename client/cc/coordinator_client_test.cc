@@ -224,6 +224,24 @@ TEST_F(CoordinatorClientTest, CancellerEndsAParkedStreamFromAnotherThread) {
               StatusIs(absl::StatusCode::kCancelled, HasSubstr("")));
 }
 
+TEST(CallCancellerTest, CancelsNoCallThatHasEnded) {
+  for (int i = 0; i < 1000; ++i) {
+    CallCanceller canceller;
+    std::atomic<bool> ended = false;
+    std::atomic<bool> late = false;
+    canceller.OnCancel([&] {
+      std::this_thread::yield();
+      if (ended) late = true;
+    });
+    std::thread other([&] { canceller.Cancel(); });
+    std::this_thread::yield();
+    canceller.CallEnded();
+    ended = true;
+    other.join();
+    ASSERT_FALSE(late) << "call " << i;
+  }
+}
+
 TEST_F(CoordinatorClientTest, ACancelledCancellerEndsALaterStreamAtOnce) {
   CallCanceller canceller;
   canceller.Cancel();

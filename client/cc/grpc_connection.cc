@@ -237,20 +237,20 @@ class GrpcConnection : public Connection {
                           const Request& request, absl::Duration timeout,
                           const std::function<bool(const Response&)>& on_event,
                           CallCanceller canceller) const {
-    // Shared: the canceller may outlive the call.
-    auto context = std::make_shared<grpc::ClientContext>();
+    grpc::ClientContext context;
     if (timeout < absl::InfiniteDuration()) {
-      context->set_deadline(Channel::DeadlineAfter(timeout + kStreamSlack));
+      context.set_deadline(Channel::DeadlineAfter(timeout + kStreamSlack));
     }
-    canceller.OnCancel([context] { context->TryCancel(); });
+    canceller.OnCancel([&context] { context.TryCancel(); });
     const std::unique_ptr<grpc::ClientReader<Response>> reader =
-        (stub.*method)(context.get(), request);
+        (stub.*method)(&context, request);
     bool stopped = false;
     for (Response response; !stopped && reader->Read(&response);) {
       stopped = !on_event(response);
     }
-    if (stopped) context->TryCancel();
+    if (stopped) context.TryCancel();
     const grpc::Status end = reader->Finish();
+    canceller.CallEnded();
     if (stopped || canceller.cancelled()) return BrokenOff(end);
     return channel_.ToStatus(end);
   }
