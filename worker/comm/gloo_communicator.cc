@@ -364,6 +364,7 @@ std::vector<int64_t> GlooCommunicator::BrokenPeers() {
       broken.push_back(ranks()[i]);
     }
   }
+  std::sort(broken.begin(), broken.end());
   return broken;
 }
 
