@@ -5,7 +5,9 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "proto/plan/clique_name.h"
 #include "proto/plan/fingerprint.h"
+#include "proto/plan/group_kind.h"
 #include "proto/status/error.h"
 #include "proto/time/proto_time.h"
 
@@ -244,8 +246,14 @@ std::optional<std::string> Process::ScopeOf(const Barrier& barrier) const {
   if (barrier.scope == Barrier::Scope::kJob) return "";
   if (module_.empty()) return std::nullopt;
   if (barrier.scope == Barrier::Scope::kModule) return module_;
-  // Not all ranks have cliques.
-  return cliques_.empty() ? module_ : cliques_.begin()->first;
+  // The first of the module's own: in one of several modules the others would
+  // wait for whom they do not share another with. Not all ranks have cliques.
+  for (const auto& [name, clique] : cliques_) {
+    if (!FindGroupKind(ParseCliqueName(name)->kind)->across_modules) {
+      return name;
+    }
+  }
+  return module_;
 }
 
 void Process::WaitAtBarrier(size_t index) {

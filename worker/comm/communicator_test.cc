@@ -215,6 +215,23 @@ TEST_P(CommunicatorTest, AMemberThatDiesIsNamedAndNobodyWaitsForIt) {
   EXPECT_LT(absl::Now() - begin, kTimeout);
 }
 
+// Those who find out end their own connections as well.
+TEST_P(CommunicatorTest, AllWhoWaitNameTheMemberThatDied) {
+  for (int round = 0; round < 10; ++round) {
+    auto members = ConnectAll(6);
+    std::vector<absl::Status> ends(6);
+    OnEach(6, [&](int i) {
+      if (i != 2) ends[i] = members[i]->Barrier();
+      members[i] = nullptr;
+    });
+    for (int i = 0; i < 6; ++i) {
+      if (i == 2) continue;
+      EXPECT_THAT(ends[i], HasReason("PEER_LOST"));
+      EXPECT_EQ(DetailOf(ends[i]).missing().ranges(), "12") << ends[i];
+    }
+  }
+}
+
 TEST_P(CommunicatorTest, AMemberThatDiesIsNoticedWhenNothingRuns) {
   auto members = ConnectAll(3);
   EXPECT_THAT(members[0]->status(), IsOk());

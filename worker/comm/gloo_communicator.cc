@@ -1,14 +1,11 @@
 #include "worker/comm/gloo_communicator.h"
 
-#include <netdb.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstring>
 #include <exception>
+#include <optional>
 #include <set>
 #include <thread>
 #include <utility>
@@ -34,6 +31,11 @@ constexpr std::chrono::hours kForEver(24 * 365 * 10);
 constexpr uint64_t kProbeTag = ~uint64_t{0};
 constexpr uint64_t kWatchTag = kProbeTag - 1;
 
+// How long a member that ends because it has lost another keeps its connections
+// open. Who saw them break before those of the lost member would name the wrong
+// one.
+constexpr absl::Duration kLinger = absl::Milliseconds(250);
+
 // One that is on its way. Gloo says of a buffer what has come last, and not
 // what has come: each message has its own.
 struct Message {
@@ -52,6 +54,7 @@ class GlooCommunicator : public Communicator {
   ~GlooCommunicator() override {
     Abort(absl::CancelledError("the communicator was destroyed"));
     if (watcher_.joinable()) watcher_.join();
+    Linger();  // The watcher may have gone before the end was known.
   }
 
   const std::vector<int64_t>& ranks() const override { return attempt_.ranks; }
@@ -88,7 +91,12 @@ class GlooCommunicator : public Communicator {
     const MutexLock lock(mutex_);
     if (!end_.ok()) return;
     end_ = why;
-    CloseLocked();
+    if (watched_ && ReasonOf(why) == "PEER_LOST") {
+      close_at_ = absl::Now() + kLinger;
+    } else {
+      context_->closeConnections();
+    }
+    WakeLocked();
   }
 
  private:
@@ -129,9 +137,10 @@ class GlooCommunicator : public Communicator {
                     const std::set<int>& silent_positions, bool timed_out,
                     absl::Duration timeout);
 
-  // Peers see their connections break, and the operation that waits here wakes.
-  void CloseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    context_->closeConnections();
+  // Closes the connections when they shall be, if that is still to be done.
+  void Linger();
+
+  void WakeLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (sending_ != nullptr) {
       for (const Message& message : *sending_) message.buffer->abortWaitSend();
     }
@@ -159,7 +168,10 @@ class GlooCommunicator : public Communicator {
 
   char watched_byte_ = 0;                 // Nothing ever arrives here.
   std::unique_ptr<UnboundBuffer> watch_;  // Guarded by mutex_ until it is set.
+  bool watched_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread watcher_;
+  std::optional<absl::Time> close_at_ ABSL_GUARDED_BY(mutex_);
+  CondVar lingering_;  // Nobody ends it early.
 };
 
 absl::Status GlooCommunicator::Connect(const std::vector<std::string>& slots) {
@@ -208,6 +220,7 @@ absl::Status GlooCommunicator::StartWatching() {
       for (int i = 0; i < size(); ++i) {
         if (i != position()) watch_->recv(i, kWatchTag);
       }
+      watched_ = true;
     } catch (const std::exception& e) {
       what = e.what();
     }
@@ -225,8 +238,17 @@ absl::Status GlooCommunicator::StartWatching() {
         Abort(PeerLost(attempt_.clique, BrokenPeers(), e.what()));
       }
     }
+    Linger();
   });
   return absl::OkStatus();
+}
+
+void GlooCommunicator::Linger() {
+  MutexLock lock(mutex_);
+  if (!close_at_.has_value()) return;
+  lingering_.WaitFor(lock, *close_at_ - absl::Now());
+  context_->closeConnections();
+  close_at_.reset();
 }
 
 absl::Status GlooCommunicator::Gather(absl::Span<const char> input,
@@ -315,6 +337,9 @@ bool GlooCommunicator::Transfer(const std::vector<Message>& sends,
         }
         if (!failure) return false;
       } catch (const std::exception&) {
+        // To ask any further would be a wait that times out, and Gloo closes
+        // all connections then: who has broken his could not be told any more.
+        if (absl::Now() < deadline) throw;
         if (!failure) failure = std::current_exception();
       }
       silent.insert(peer);
@@ -439,28 +464,6 @@ class GlooFactory : public CommunicatorFactory {
   const GlooOptions options_;
   const std::shared_ptr<gloo::transport::Device> device_;
 };
-
-// Gloo reads through a null pointer when a name does not resolve.
-absl::Status CheckHost(const std::string& host) {
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  const int code = getaddrinfo(host.c_str(), nullptr, &hints, &found);
-  std::string why = code == 0 ? "" : gai_strerror(code);
-  bool bound = false;
-  for (const addrinfo* a = found; a != nullptr && !bound; a = a->ai_next) {
-    const int fd = socket(a->ai_family, a->ai_socktype, a->ai_protocol);
-    bound = fd >= 0 && bind(fd, a->ai_addr, a->ai_addrlen) == 0;
-    if (!bound) why = std::strerror(errno);
-    if (fd >= 0) close(fd);
-  }
-  if (found != nullptr) freeaddrinfo(found);
-  if (bound) return absl::OkStatus();
-  return Error(
-      absl::StatusCode::kInvalidArgument, "INVALID_COMM_HOST",
-      absl::StrCat("communicators cannot listen on host \"", host, "\": ", why),
-      {{"host", host}});
-}
 
 void IgnoreBrokenPipes() {
   struct sigaction action = {};

@@ -1,7 +1,10 @@
 #include "worker/comm/gloo_mesh.h"
 
+#include <netdb.h>
 #include <netinet/in.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -85,6 +88,27 @@ absl::StatusOr<gloo::transport::tcp::Address> DecodeSlot(
     std::memcpy(&v6.sin6_port, port, sizeof(v6.sin6_port));
   }
   return gloo::transport::tcp::Address(address);
+}
+
+absl::Status CheckHost(const std::string& host) {
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const int code = getaddrinfo(host.c_str(), nullptr, &hints, &found);
+  std::string why = code == 0 ? "" : gai_strerror(code);
+  bool bound = false;
+  for (const addrinfo* a = found; a != nullptr && !bound; a = a->ai_next) {
+    const int fd = socket(a->ai_family, a->ai_socktype, a->ai_protocol);
+    bound = fd >= 0 && bind(fd, a->ai_addr, a->ai_addrlen) == 0;
+    if (!bound) why = std::strerror(errno);
+    if (fd >= 0) close(fd);
+  }
+  if (found != nullptr) freeaddrinfo(found);
+  if (bound) return absl::OkStatus();
+  return Error(
+      absl::StatusCode::kInvalidArgument, "INVALID_COMM_HOST",
+      absl::StrCat("communicators cannot listen on host \"", host, "\": ", why),
+      {{"host", host}});
 }
 
 }  // namespace shardwright

@@ -46,6 +46,13 @@ class GlooMesh : public gloo::Context {
 absl::StatusOr<gloo::transport::tcp::Address> DecodeSlot(
     const std::string& slot, int i, int size);
 
+// Whether one can listen on `host`: Gloo reads through a null pointer when a
+// name does not resolve.
+//
+// Errors:
+//   INVALID_ARGUMENT INVALID_COMM_HOST
+absl::Status CheckHost(const std::string& host);
+
 }  // namespace shardwright
 
 #endif  // WORKER_COMM_GLOO_MESH_H_

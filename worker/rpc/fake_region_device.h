@@ -41,11 +41,6 @@ class FakeRegionDevice : public RegionDevice {
     return allocations_.at(Handle(name));
   }
 
-  std::string BytesOf(const std::string& name) {
-    const MutexLock lock(mutex_);
-    return allocations_[Handle(name)];
-  }
-
   // A trainer's stream that has not got there yet.
   void Hold() { SetReady(false); }
   void Release() { SetReady(true); }
