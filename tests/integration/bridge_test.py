@@ -302,10 +302,9 @@ class DeadEncoderTest(unittest.TestCase):
           for error in failures[1:]:
             # None: it had all its rows, and they were right.
             if error is not None:
-              # Who has heard of the death hangs up, and others may hear that
-              # first: not each is sure to have the dead rank's own name.
               self.assertIsInstance(error, shardwright.ShardwrightError)
               self.assertEqual(error.reason, "PEER_LOST")
+              self.assertEqual(error.details.get("missing"), "0", error)
         job.step(small, 5)
 
 
