@@ -73,8 +73,8 @@ using shardwright::CheckNotNull;
 sw_code sw_plan_route(const sw_job* job, int64_t rank, const sw_batch* batch,
                       sw_route** out) {
   return Call([&]() -> absl::Status {
-    RETURN_IF_ERROR(
-        CheckNotNull({{"job", job}, {"batch", batch}, {"out", out}}));
+    RETURN_IF_ERROR(CheckLive("job", job));
+    RETURN_IF_ERROR(CheckNotNull({{"batch", batch}, {"out", out}}));
     ASSIGN_OR_RETURN(shardwright::v1::Batch message,
                      shardwright::BatchFrom(*batch));
     ASSIGN_OR_RETURN(shardwright::RoutePlan plan,

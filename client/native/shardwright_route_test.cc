@@ -141,4 +141,13 @@ TEST_F(NativeRouteTest, EveryNullIsAnErrorAndNotACrash) {
   sw_route_destroy(nullptr);
 }
 
+TEST_F(NativeRouteTest, AJobThatWasDestroyedIsRefused) {
+  const sw_job* const job = job_.get();
+  job_.reset();
+  sw_route* route = nullptr;
+  EXPECT_EQ(sw_plan_route(job, 2, &batch_, &route), SW_INVALID_ARGUMENT);
+  EXPECT_STREQ(sw_last_error_reason(), "FREED_HANDLE");
+  EXPECT_EQ(route, nullptr);
+}
+
 }  // namespace
