@@ -19,6 +19,7 @@
 #include "worker/device/host_device.h"
 #include "worker/rpc/bridge_plans.h"
 #include "worker/rpc/fake_region_device.h"
+#include "worker/rpc/loopback_clique.h"
 #include "worker/rpc/regions_fixture.h"
 #include "worker/rpc/server.h"
 
@@ -86,17 +87,8 @@ class BridgeServiceTest : public ::testing::Test {
   }
 
   void Form(int rank) {
-    const CliqueSpec spec{"language/bridge/0", "bridge", {0, 1, 2}};
-    workers_[rank].cliques.Reset({spec}, absl::OkStatus());
-    CliqueAttempt attempt;
-    attempt.clique = spec.name;
-    attempt.ranks = spec.ranks;
-    attempt.position = rank;
-    auto connected = (*factory_.Begin(attempt))->Connect({});
-    ASSERT_THAT(connected, IsOk());
-    v1::Attempt installed;
-    installed.set_clique(spec.name);
-    workers_[rank].cliques.Install(installed, *std::move(connected));
+    FormLoopback({"language/bridge/0", "bridge", {0, 1, 2}}, rank, factory_,
+                 workers_[rank].cliques);
   }
 
   using Requests = std::array<v1::RunBridgeRequest, kRanks>;

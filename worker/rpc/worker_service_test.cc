@@ -25,6 +25,7 @@
 #include "worker/comm/loopback_communicator.h"
 #include "worker/device/host_device.h"
 #include "worker/rpc/copy_operation.h"
+#include "worker/rpc/loopback_clique.h"
 #include "worker/rpc/server.h"
 
 namespace shardwright {
@@ -365,17 +366,8 @@ class GatherServiceTest : public ::testing::Test {
   }
 
   void Form(int position) {
-    const CliqueSpec spec{"language/tp_cp/0", "tp_cp", {4, 5}};
-    workers_[position].cliques.Reset({spec}, absl::OkStatus());
-    CliqueAttempt attempt;
-    attempt.clique = spec.name;
-    attempt.ranks = spec.ranks;
-    attempt.position = position;
-    auto connected = (*factory_.Begin(attempt))->Connect({});
-    ASSERT_THAT(connected, IsOk());
-    v1::Attempt installed;
-    installed.set_clique(spec.name);
-    workers_[position].cliques.Install(installed, *std::move(connected));
+    FormLoopback({"language/tp_cp/0", "tp_cp", {4, 5}}, position, factory_,
+                 workers_[position].cliques);
   }
 
   // Both hold rows 1 and 0 of a source of 3.
