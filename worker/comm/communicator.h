@@ -88,7 +88,8 @@ class Communicator {
   // must call, also with none. Unlike those of the other operations, buffers
   // are in the memory that the backend works on: the host's, or of NCCL its
   // GPU's, which is ready when the call begins. Returns when all has been
-  // received, and what was sent may be overwritten.
+  // received, and what was sent may be overwritten; also after a failure the
+  // buffers are the caller's again.
   // REQUIRES: both ends have the same messages, of the same sizes; no buffer
   // that is written overlaps another.
   virtual absl::Status Exchange(absl::Span<const Outgoing> sends,

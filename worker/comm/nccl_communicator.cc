@@ -26,9 +26,7 @@ namespace {
 constexpr int64_t kStagingBytes = 2 << 20;
 
 // How often to look how far an operation is, and whether an idle communicator
-// is whole.
-// Most operations are over soon, and worth a busy core for so long; then there
-// are pauses between two questions.
+// is whole. Most operations are over soon, and worth a busy core for so long.
 constexpr absl::Duration kSpin = absl::Milliseconds(5);
 constexpr absl::Duration kPollPeriod = absl::Microseconds(100);
 constexpr absl::Duration kWatchPeriod = absl::Milliseconds(100);
@@ -66,10 +64,7 @@ class NcclCommunicator : public Communicator {
     const MutexLock lock(mutex_);
     return end_;
   }
-  void Abort(const absl::Status& why) override {
-    const MutexLock lock(mutex_);
-    (void)EndLocked(why);
-  }
+  void Abort(const absl::Status& why) override { (void)End(why); }
 
  private:
   // "clique language/tp/3 attempt 2: connect"
@@ -142,7 +137,8 @@ class NcclCommunicator : public Communicator {
 
   mutable Mutex mutex_;
   CondVar changed_;
-  absl::Status end_ ABSL_GUARDED_BY(mutex_);  // OK until it is over.
+  absl::Status end_ ABSL_GUARDED_BY(mutex_);      // OK until it is over.
+  bool aborted_ ABSL_GUARDED_BY(mutex_) = false;  // NCCL has let go of it.
   ncclComm_t comm_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::thread watcher_;
 };
@@ -280,6 +276,9 @@ void NcclCommunicator::Watch() {
   const nvtx3::scoped_range range(Where("abort"));
   const CurrentDevice device(options_.device);
   (void)nccl_.CommAbort(comm);
+  const MutexLock lock(mutex_);
+  aborted_ = true;
+  changed_.NotifyAll();
 }
 
 template <typename Start>
@@ -338,9 +337,8 @@ absl::Status NcclCommunicator::Gather(absl::Span<const char> input,
   };
   char* const own = staging_ + chunk * position();
   RETURN_IF_ERROR(Copy(own, input.data() + from, count_of(position())));
-  char* const all = staging_;
   RETURN_IF_ERROR(Run("all-gather", [&](ncclComm_t comm) {
-    return nccl_.AllGather(own, all, chunk, ncclUint8, comm, stream_);
+    return nccl_.AllGather(own, staging_, chunk, ncclUint8, comm, stream_);
   }));
   int64_t offset = from;
   for (int i = 0; i < size(); ++i) {
@@ -354,10 +352,9 @@ absl::Status NcclCommunicator::Gather(absl::Span<const char> input,
 absl::Status NcclCommunicator::Exchange(absl::Span<const Outgoing> sends,
                                         absl::Span<const Incoming> receives) {
   const MutexLock operation_lock(operation_mutex_);
-  RETURN_IF_ERROR(status());
   const nvtx3::scoped_range range(Where("exchange"));
   const CurrentDevice device(options_.device);
-  return Run("exchange", [&](ncclComm_t comm) {
+  const absl::Status done = Run("exchange", [&](ncclComm_t comm) {
     ncclResult_t result = nccl_.GroupStart();
     if (result != ncclSuccess) return result;
     for (const auto& [peer, bytes] : receives) {
@@ -376,21 +373,27 @@ absl::Status NcclCommunicator::Exchange(absl::Span<const Outgoing> sends,
     const ncclResult_t ended = nccl_.GroupEnd();
     return result == ncclSuccess ? ended : result;
   });
+  if (done.ok()) return done;
+  // The buffers are the caller's: NCCL must have let go of them.
+  {
+    MutexLock lock(mutex_);
+    while (!aborted_) changed_.Wait(lock);
+  }
+  (void)cudaStreamSynchronize(stream_);
+  return done;
 }
 
 absl::Status NcclCommunicator::Barrier() {
   const MutexLock operation_lock(operation_mutex_);
-  RETURN_IF_ERROR(status());
   const nvtx3::scoped_range range(Where("barrier"));
   const CurrentDevice device(options_.device);
   const auto all_reduce =
       [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_) -> absl::Status {
     int32_t value = 1;
-    RETURN_IF_ERROR(Copy(staging_, &value, sizeof(value)));
-    char* const element = staging_;
+    char* const sum = staging_;
+    RETURN_IF_ERROR(Copy(sum, &value, sizeof(value)));
     RETURN_IF_ERROR(Run("barrier", [&](ncclComm_t comm) {
-      return nccl_.AllReduce(element, element, 1, ncclInt32, ncclSum, comm,
-                             stream_);
+      return nccl_.AllReduce(sum, sum, 1, ncclInt32, ncclSum, comm, stream_);
     }));
     RETURN_IF_ERROR(Copy(&value, staging_, sizeof(value)));
     if (value == size()) return absl::OkStatus();
@@ -433,10 +436,7 @@ class NcclAttempt : public CommunicatorAttempt {
     const absl::Status connected = communicator_->Connect(slots);
     // All have checked in, or never will.
     EndMinters();
-    if (!connected.ok()) {
-      Abort(connected);
-      return connected;
-    }
+    RETURN_IF_ERROR(connected);
     connected_ = true;
     return communicator_;
   }

@@ -2,7 +2,6 @@
 // GPU; one that is to be killed is a process of its own, which carries out
 // what it is told on its standard input.
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <spawn.h>
@@ -16,19 +15,19 @@
 #include <functional>
 #include <iostream>
 #include <memory>
-#include <numeric>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "cuda_runtime_api.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/status/error.h"
 #include "proto/status/status_matchers.h"
-#include "worker/comm/nccl_communicator.h"
+#include "worker/comm/nccl_fixture.h"
 #include "worker/comm/nccl_minter.h"
 
 namespace shardwright {
@@ -36,64 +35,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr absl::Duration kPatience = absl::Seconds(30);
 constexpr char kPeerWord[] = "--peer";
-
-int GpuCount() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
-}
-
-std::unique_ptr<CommunicatorFactory> FactoryOf(
-    int device, absl::Duration timeout = kPatience) {
-  NcclOptions options;
-  options.device = device;
-  options.connect_timeout = options.operation_timeout = timeout;
-  auto factory = CreateNcclFactory(options);
-  EXPECT_THAT(factory, IsOk());
-  return *std::move(factory);
-}
-
-// Position i has rank 10 + i and GPU i; the first mints.
-std::unique_ptr<CommunicatorAttempt> Begin(int position, int size,
-                                           absl::Duration timeout = kPatience) {
-  CliqueAttempt attempt;
-  attempt.clique = "language/tp/0";
-  attempt.number = 3;
-  attempt.ranks.resize(size);
-  std::iota(attempt.ranks.begin(), attempt.ranks.end(), 10);
-  attempt.position = position;
-  attempt.slot_count = 1;
-  if (position == 0) attempt.slot_indexes = {0};
-  auto begun = FactoryOf(position, timeout)->Begin(attempt);
-  EXPECT_THAT(begun, IsOk());
-  return *std::move(begun);
-}
-
-std::string IdOf(CommunicatorAttempt& attempt) {
-  const auto slots = attempt.Slots();
-  EXPECT_THAT(slots, IsOk());
-  return slots.ok() ? slots->at(0) : "";
-}
-
-void OnEach(int size, const std::function<void(int)>& run) {
-  std::vector<std::thread> threads;
-  for (int i = 0; i < size; ++i) threads.emplace_back(run, i);
-  for (std::thread& thread : threads) thread.join();
-}
-
-std::vector<std::shared_ptr<Communicator>> ConnectAll(int size) {
-  std::vector<std::unique_ptr<CommunicatorAttempt>> attempts;
-  for (int i = 0; i < size; ++i) attempts.push_back(Begin(i, size));
-  const std::string id = IdOf(*attempts[0]);
-  std::vector<std::shared_ptr<Communicator>> communicators(size);
-  OnEach(size, [&](int i) {
-    auto connected = attempts[i]->Connect({id});
-    ASSERT_THAT(connected, IsOk());
-    communicators[i] = *std::move(connected);
-  });
-  return communicators;
-}
 
 // The second member of two, in a process that can be killed.
 class Peer {
@@ -176,44 +118,8 @@ int RunPeer() {
   return 0;
 }
 
-int CountEntries(const std::string& directory) {
-  int count = 0;
-  DIR* const open = opendir(directory.c_str());
-  while (readdir(open) != nullptr) ++count;
-  closedir(open);
-  return count;
-}
-
-int ThreadCount() { return CountEntries("/proc/self/task"); }
-
-// What must not grow.
-struct Footprint {
-  int threads = ThreadCount();
-  int fds = CountEntries("/proc/self/fd");
-  int64_t gpu_mib[2] = {GpuMib(0), GpuMib(1)};
-
-  static int64_t GpuMib(int device) {
-    size_t free_bytes = 0, bytes = 0;
-    EXPECT_EQ(cudaSetDevice(device), cudaSuccess);
-    EXPECT_EQ(cudaMemGetInfo(&free_bytes, &bytes), cudaSuccess);
-    return (bytes - free_bytes) >> 20;
-  }
-};
-
-std::ostream& operator<<(std::ostream& out, const Footprint& footprint) {
-  return out << footprint.threads << " threads, " << footprint.fds << " fds, "
-             << footprint.gpu_mib[0] << " + " << footprint.gpu_mib[1]
-             << " MiB in use on the GPUs";
-}
-
-class NcclCommunicatorTest : public ::testing::Test {
+class NcclCommunicatorTest : public NcclTest {
  protected:
-  void SetUp() override {
-    if (GpuCount() < 2) {
-      GTEST_SKIP() << "SKIPPED: needs 2 GPUs, there are " << GpuCount();
-    }
-  }
-
   // A new attempt after a failed one works.
   static void ExpectToForm() {
     const auto attempt = Begin(0, 2);
@@ -347,6 +253,52 @@ TEST_F(NcclCommunicatorTest, ExchangeTakesMessagesBetweenGpusInOrder) {
   });
 }
 
+// Gigabytes are under way when both give up. Once a call has returned, what is
+// in its buffer stays there.
+TEST_F(NcclCommunicatorTest, NothingIsWrittenOnceAnExchangeHasFailed) {
+  constexpr int64_t kMany = int64_t{8} << 30;
+  constexpr int64_t kEnd = 1 << 20;
+  const auto members = ConnectAll(2);
+  std::thread gives_up;
+  OnEach(2, [&](int i) {
+    ASSERT_EQ(cudaSetDevice(i), cudaSuccess);
+    char* buffer = nullptr;
+    ASSERT_EQ(cudaMalloc(reinterpret_cast<void**>(&buffer), kMany),
+              cudaSuccess);
+    ASSERT_EQ(cudaMemset(buffer, i, kMany), cudaSuccess);
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    ASSERT_THAT(members[i]->Barrier(), IsOk());
+    const absl::Span<char> bytes = {buffer, static_cast<size_t>(kMany)};
+    if (i == 1) {
+      gives_up = std::thread([&] {
+        ASSERT_EQ(cudaSetDevice(1), cudaSuccess);
+        char first = 1;
+        while (first == 1) {  // Nothing has come.
+          ASSERT_EQ(cudaMemcpy(&first, buffer, 1, cudaMemcpyDeviceToHost),
+                    cudaSuccess);
+        }
+        for (int k : {1, 0})
+          members[k]->Abort(absl::CancelledError("given up"));
+      });
+    }
+    const absl::Status done = i == 0 ? members[0]->Exchange({{1, bytes}}, {})
+                                     : members[1]->Exchange({}, {{0, bytes}});
+    EXPECT_FALSE(done.ok()) << "all was sent before somebody gave up";
+    // Now the buffer is the test's: its end, where writing would have got last.
+    ASSERT_EQ(cudaMemset(buffer + kMany - kEnd, 7, kEnd), cudaSuccess);
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    std::string end(kEnd, '!');
+    for (int round = 0; round < 100; ++round) {
+      ASSERT_EQ(cudaMemcpy(&end[0], buffer + kMany - kEnd, kEnd,
+                           cudaMemcpyDeviceToHost),
+                cudaSuccess);
+      ASSERT_TRUE(end == std::string(kEnd, 7)) << "member " << i;
+    }
+    EXPECT_EQ(cudaFree(buffer), cudaSuccess);
+  });
+  gives_up.join();
+}
+
 TEST_F(NcclCommunicatorTest, AMemberThatDoesNotConnectIsNamedAtTheDeadline) {
   const auto attempt = Begin(0, 2, absl::Seconds(3));
   const auto connected = attempt->Connect({IdOf(*attempt)});
@@ -434,55 +386,6 @@ TEST_F(NcclCommunicatorTest, AnOperationThatOneMemberDoesNotCallTimesOut) {
     EXPECT_THAT(end, HasReason("MEMBERS_MISSING"));
     EXPECT_EQ(DetailOf(end).missing().ranges(), "11");
   }
-}
-
-// Forms a clique of two; if `completes`, uses it, else aborts it while its
-// members connect.
-void FormAndAbort(bool completes) {
-  std::vector<std::unique_ptr<CommunicatorAttempt>> attempts;
-  for (int i = 0; i < 2; ++i) attempts.push_back(Begin(i, 2));
-  const std::string id = IdOf(*attempts[0]);
-  OnEach(completes ? 2 : 3, [&](int i) {
-    if (i == 2) {  // While the others connect.
-      for (const auto& attempt : attempts) {
-        attempt->Abort(absl::AbortedError("enough"));
-      }
-      return;
-    }
-    const auto connected = attempts[i]->Connect({id});
-    if (!completes) return;
-    ASSERT_THAT(connected, IsOk());
-    EXPECT_THAT((*connected)->Barrier(), IsOk());
-  });
-}
-
-// Says what a hundred rounds took and did not give back.
-std::pair<Footprint, Footprint> MeasureHundred(bool completes) {
-  // What NCCL and CUDA keep once for the process is there then.
-  for (int round = 0; round < 6; ++round) FormAndAbort(completes);
-  const Footprint before;
-  for (int round = 0; round < 100; ++round) FormAndAbort(completes);
-  const Footprint after;
-  std::cout << "[ FIGURES  ] before: " << before
-            << "\n[ FIGURES  ] after:  " << after << std::endl;
-  EXPECT_LE(after.threads, before.threads);
-  EXPECT_EQ(waitpid(-1, nullptr, WNOHANG), -1) << "a child is left";
-  return {before, after};
-}
-
-TEST_F(NcclCommunicatorTest, AHundredFormationsAndAbortsLeaveNothingBehind) {
-  const auto [before, after] = MeasureHundred(/*completes=*/true);
-  EXPECT_LE(after.fds, before.fds);
-  EXPECT_LE(after.gpu_mib[0], before.gpu_mib[0] + 2);
-  EXPECT_LE(after.gpu_mib[1], before.gpu_mib[1] + 2);
-}
-
-// NCCL itself (2.28.9) keeps sockets, and some GPU memory, of an initialisation
-// that is aborted half-way: a program of nothing but NCCL calls shows as much.
-TEST_F(NcclCommunicatorTest, AnAbortWhileConnectingLeavesOnlyWhatNcclKeeps) {
-  const auto [before, after] = MeasureHundred(/*completes=*/false);
-  constexpr int kSocketsEach = 4;  // Of one member's attempt, at most.
-  EXPECT_LE(after.fds, before.fds + 2 * 100 * kSocketsEach);
 }
 
 }  // namespace

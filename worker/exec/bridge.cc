@@ -1,5 +1,7 @@
 #include "worker/exec/bridge.h"
 
+#include <map>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -18,13 +20,16 @@ absl::Status InvalidPlan(const std::string& message) {
 
 // Equal at both ends of a message, and of opposite sign: so the sum over all
 // members is 0 if all ends meet. A message of another size than its receiver
-// waits for would be written beyond its place, or never arrive.
+// waits for would be written beyond its place, or never arrive; so would those
+// of one pair of members in another order.
 int64_t TrafficOf(const Communicator& bridge, const BridgeWork& work) {
   uint64_t sum = 0;
-  const auto sign_of = [](int from, int to, int64_t bytes) {
+  std::map<std::pair<int, int>, uint64_t> counts;  // By sender and receiver.
+  const auto sign_of = [&counts](int from, int to, int64_t bytes) {
     Fingerprint fingerprint;
     fingerprint.Add(static_cast<uint64_t>(from));
     fingerprint.Add(static_cast<uint64_t>(to));
+    fingerprint.Add(counts[{from, to}]++);
     fingerprint.Add(static_cast<uint64_t>(bytes));
     return fingerprint.digest();
   };
@@ -74,12 +79,25 @@ absl::Status Copy(const BridgePart& part, const BridgeWork& work,
                      part.fill_value);
 }
 
+uint64_t DigestOf(const std::vector<RoutePart>& parts) {
+  Fingerprint fingerprint;
+  for (const RoutePart& part : parts) {
+    fingerprint.Add(static_cast<uint64_t>(part.rank));
+    fingerprint.Add(static_cast<uint64_t>(part.rows.row));
+    fingerprint.Add(static_cast<uint64_t>(part.rows.count));
+  }
+  return fingerprint.digest();
+}
+
 // Each rank of the lane has the gradient of its part: now all get all. A rank
-// that has failed comes as well, so that the others do not wait for it.
+// that could not copy its own comes as well, so that the others do not wait.
 absl::Status ShareParts(Communicator& lane, const BridgePart& part,
                         const absl::Status& own) {
+  std::vector<Term> terms = TermsOf(part);
+  terms.push_back({"INVALID_PLAN", "the lane's ranks differ in their parts",
+                   DigestOf(part.plan.parts), /*is_digest=*/true});
   const absl::Status agreed =
-      Agree(lane, "bridge parts", TermsOf(part), {}, own).status();
+      Agree(lane, "bridge parts", terms, {}, own).status();
   if (own.ok() && ReasonOf(agreed) == "PEER_REFUSED") {
     return Error(absl::StatusCode::kAborted, "PEER_LOST", agreed.message());
   }
@@ -100,17 +118,19 @@ absl::Status ShareParts(Communicator& lane, const BridgePart& part,
   return lane.Exchange(sends, receives);
 }
 
-// Between BeginTransfer() and EndTransfer().
+// What uses the communicators, in its turn.
 absl::Status Transfer(Communicator& bridge, Communicator* lane,
                       const BridgePart& part, const BridgeWork& work,
                       BridgeEngine& engine, const absl::Status& own) {
-  absl::Status done = AgreeToMove(bridge, part, work, own);
-  // What they have found together, all members know.
-  if (!done.ok() && bridge.status().ok()) return done;
-  if (done.ok()) done = bridge.Exchange(work.sends, work.receives);
-  if (lane == nullptr) return done;
-  if (done.ok()) done = Copy(part, work, engine);
-  return ShareParts(*lane, part, done);
+  absl::Status moved = AgreeToMove(bridge, part, work, own);
+  if (moved.ok()) moved = bridge.Exchange(work.sends, work.receives);
+  if (lane == nullptr) return moved;
+  if (moved.ok()) return ShareParts(*lane, part, Copy(part, work, engine));
+  // What members have found together all of them know. But a bridge may end at
+  // one when another is through, and waits in the lane.
+  const absl::Status end = bridge.status();
+  if (!end.ok()) lane->Abort(end);
+  return moved;
 }
 
 }  // namespace
@@ -136,7 +156,7 @@ absl::Status HostBridgeEngine::Copy(const CopyTable& table, Direction direction,
 
 absl::StatusOr<BridgeResult> RunBridge(Communicator& bridge, Communicator* lane,
                                        const BridgePart& part,
-                                       BridgeEngine& engine,
+                                       BridgeEngine& engine, BridgeTurn* turn,
                                        const absl::Status& refusal) {
   const bool forward = part.direction == Direction::kForward;
   const bool sends = part.plan.pack.has_value() == forward;
@@ -150,9 +170,9 @@ absl::StatusOr<BridgeResult> RunBridge(Communicator& bridge, Communicator* lane,
     if (prepared.ok()) work = *std::move(prepared);
   }
   if (own.ok() && sends) own = Copy(part, work, engine);
-  engine.BeginTransfer();
-  absl::Status done = Transfer(bridge, lane, part, work, engine, own);
-  engine.EndTransfer();
+  if (turn != nullptr) turn->Begin();
+  const absl::Status done = Transfer(bridge, lane, part, work, engine, own);
+  if (turn != nullptr) turn->End();
   RETURN_IF_ERROR(done);
   if (!sends && lane == nullptr) {
     RETURN_IF_ERROR(Copy(part, work, engine));

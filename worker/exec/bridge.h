@@ -35,13 +35,19 @@ class BridgeEngine {
                             int64_t row_bytes, int64_t element_bytes,
                             absl::Span<const Bytes> sources, Bytes destination,
                             ConstBytes fill_value) = 0;
+};
+
+// When one of several calls under way may use the communicators. Members may
+// have several, with an engine each, if they all let them pass one at a time
+// and in one order: that of `sequence`.
+class BridgeTurn {
+ public:
+  virtual ~BridgeTurn() = default;
 
   // Each call uses the communicators between these two, once, and with the same
-  // thread. Members may have several calls under way, with an engine each, if
-  // they all let them pass here one at a time and in one order: that of
-  // `sequence`.
-  virtual void BeginTransfer() {}
-  virtual void EndTransfer() {}
+  // thread.
+  virtual void Begin() = 0;
+  virtual void End() = 0;
 };
 
 // The host's memory.
@@ -95,7 +101,10 @@ struct BridgeResult {
 // has the language module's first pipeline stage and the last one of each
 // encoder that has an edge.
 // `lane`: backward, of an encoder rank whose lane has several ranks in its last
-// stage, the communicator of those (its tp_cp clique); else null.
+// stage, the communicator of those (its tp_cp clique); else null. It ends
+// together with a bridge that ends: a rank that has come further may wait
+// there.
+// `turn`: null, if there are no other calls.
 //
 // Before a row moves, members compare what they have planned. Errors: as for
 // an operation of a Communicator, and of the engine, after which tensors that
@@ -113,7 +122,8 @@ struct BridgeResult {
 //                                        each side and both values.
 absl::StatusOr<BridgeResult> RunBridge(
     Communicator& bridge, Communicator* lane, const BridgePart& part,
-    BridgeEngine& engine, const absl::Status& refusal = absl::OkStatus());
+    BridgeEngine& engine, BridgeTurn* turn = nullptr,
+    const absl::Status& refusal = absl::OkStatus());
 
 }  // namespace shardwright
 

@@ -323,18 +323,31 @@ struct Unpacking {
   std::vector<int64_t> staging_rows;  // By transfer.
 };
 
+// Whether runs of (row, count) are rows [0, rows), each once.
+bool AreEachOnce(std::vector<std::pair<int64_t, int64_t>> runs, int64_t rows) {
+  std::sort(runs.begin(), runs.end());
+  int64_t end = 0;
+  for (const auto& [row, count] : runs) {
+    if (row != end) return false;
+    end += count;
+  }
+  return end == rows;
+}
+
 absl::StatusOr<Unpacking> UnpackingOf(const Call& call, const RowRun& part) {
   const CopyTable& pack = *call.plan().pack;
   std::vector<RowCopy> entries = pack.entries();
   for (RowCopy& entry : entries) entry.source_row -= part.row;
   int64_t next = pack.destination_rows();
   Unpacking unpacking;
-  std::map<int64_t, int64_t> place_of;  // Without SP, tp ranks share rows.
+  // Without SP, tp ranks share rows.
+  std::map<std::pair<int64_t, int64_t>, int64_t> place_of;
   std::vector<std::pair<int64_t, int64_t>> returned;
   for (const RouteTransfer& transfer : call.plan().edges[0].transfers) {
     int64_t at = transfer.staging_row;
     if (at == kNone) {
-      const auto [known, is_new] = place_of.emplace(transfer.tensor_row, next);
+      const auto [known, is_new] =
+          place_of.try_emplace({transfer.tensor_row, transfer.row_count}, next);
       at = known->second;
       if (is_new) {
         entries.push_back(
@@ -348,16 +361,15 @@ absl::StatusOr<Unpacking> UnpackingOf(const Call& call, const RowRun& part) {
                             transfer.returned.count);
     }
   }
-  std::sort(returned.begin(), returned.end());
-  int64_t end = 0;
-  for (const auto& [row, count] : returned) {
-    if (row != end) break;
-    end += count;
+  std::vector<std::pair<int64_t, int64_t>> sent;
+  for (const RowCopy& entry : entries) {
+    sent.emplace_back(entry.source_row, entry.row_count);
   }
-  if (end != next || next != part.count) {
-    return InvalidPlan(absl::StrCat("of the part's ", part.count, " rows ",
-                                    next, " are sent, and ", end,
-                                    " return in a row, each once"));
+  if (next != part.count || !AreEachOnce(std::move(sent), part.count) ||
+      !AreEachOnce(std::move(returned), part.count)) {
+    return InvalidPlan(absl::StrCat(next, " rows are sent, but the part's ",
+                                    part.count,
+                                    " must each be sent and return once"));
   }
   ASSIGN_OR_RETURN(unpacking.table,
                    CopyTable::Create(std::move(entries), {part.count}, next));

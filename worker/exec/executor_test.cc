@@ -33,6 +33,7 @@ std::string ForwardReference(const CopyTable& table, int64_t row_bytes,
                              const std::string& fill) {
   std::string out(table.destination_rows() * row_bytes, kPoison);
   for (const RowCopy& entry : table.entries()) {
+    if (entry.source == RowCopy::kKeep) continue;
     for (int64_t i = 0; i < entry.row_count; ++i) {
       for (int64_t byte = 0; byte < row_bytes; ++byte) {
         const int64_t to = entry.destination_row + i * entry.destination_stride;
@@ -55,7 +56,7 @@ std::vector<std::string> AdjointReference(const CopyTable& table,
   for (int64_t rows : table.source_rows())
     out.emplace_back(rows * row_bytes, 0);
   for (const RowCopy& entry : table.entries()) {
-    if (entry.source == RowCopy::kFill) continue;
+    if (entry.source < 0) continue;
     for (int64_t i = 0; i < entry.row_count; ++i) {
       const int64_t from = entry.destination_row + i * entry.destination_stride;
       std::copy_n(
@@ -136,7 +137,7 @@ TEST_P(ExecutorGridTest, AdjointAfterForwardIsTheIdentityOnOwnedRows) {
   std::vector<std::string> back = sources;
   ASSERT_THAT(RunAdjoint(table, row_bytes, shard, MutableViews(back)), IsOk());
   for (const RowCopy& entry : table.entries()) {
-    if (entry.source == RowCopy::kFill) continue;
+    if (entry.source < 0) continue;
     EXPECT_EQ(back[entry.source].substr(entry.source_row * row_bytes,
                                         entry.row_count * row_bytes),
               sources[entry.source].substr(entry.source_row * row_bytes,

@@ -21,10 +21,12 @@ CopyTable RandomTable(int64_t stride, int source_count, int64_t rows,
       entry.row_count = std::min<int64_t>(1 + random() % 5, rows - position);
       entry.destination_row = position * stride + sample;
       entry.destination_stride = stride;
-      entry.source = fills && random() % 4 == 0
-                         ? RowCopy::kFill
+      const uint32_t kind = fills ? random() % 8 : 8;
+      entry.source = kind == 0 ? RowCopy::kFill
+                     : kind == 1
+                         ? RowCopy::kKeep
                          : static_cast<int32_t>(random() % source_count);
-      if (entry.source != RowCopy::kFill) {
+      if (entry.source >= 0) {
         next_row[entry.source] += random() % 3;
         entry.source_row = next_row[entry.source];
         next_row[entry.source] += entry.row_count;

@@ -70,7 +70,8 @@ absl::Status FindTensors(const v1::RunBridgeRequest& request, bool on_gpu,
 
 absl::StatusOr<std::unique_ptr<BridgeCall>> CallOf(
     const v1::RunBridgeRequest& request,
-    const absl::StatusOr<std::shared_ptr<Session>>& session, bool on_gpu) {
+    const absl::StatusOr<std::shared_ptr<Session>>& session, bool on_gpu,
+    const Caller& caller) {
   RETURN_IF_ERROR(session.status());
   auto call = std::make_unique<BridgeCall>(*session, on_gpu);
   BridgePart& part = call->part;
@@ -86,35 +87,39 @@ absl::StatusOr<std::unique_ptr<BridgeCall>> CallOf(
       call->session == nullptr ? nullptr : call->session->regions();
   if (on_gpu && regions != nullptr) {
     call->mapped = regions->KeepMapped();
-    RETURN_IF_ERROR(regions->Run(find));  // Behind the trainer's stream.
+    RETURN_IF_ERROR(regions->Run(find, caller));  // Behind its stream.
   } else {
     RETURN_IF_ERROR(find());
   }
   return call;
 }
 
-// An engine that uses the cliques when it is its call's turn.
-class EngineInTurn : public BridgeEngine {
+// A caller that leaves ends the cliques that its call uses, when it is that
+// call's turn.
+class CallersTurn : public BridgeTurn {
  public:
-  EngineInTurn(BridgeEngine& engine, BridgeTurns::Turn& turn)
-      : engine_(engine), turn_(turn) {}
+  CallersTurn(BridgeTurns::Turn& turn, Caller& caller, Communicator& bridge,
+              Communicator* lane)
+      : turn_(turn), caller_(caller), bridge_(bridge), lane_(lane) {}
 
-  absl::StatusOr<Bytes> Staging(int64_t byte_count) override {
-    return engine_.Staging(byte_count);
+  void Begin() override {
+    turn_.Begin();
+    when_gone_.emplace(caller_, [this](const absl::Status& why) {
+      bridge_.Abort(why);
+      if (lane_ != nullptr) lane_->Abort(why);
+    });
   }
-  absl::Status Copy(const CopyTable& table, Direction direction,
-                    int64_t row_bytes, int64_t element_bytes,
-                    absl::Span<const Bytes> sources, Bytes destination,
-                    ConstBytes fill_value) override {
-    return engine_.Copy(table, direction, row_bytes, element_bytes, sources,
-                        destination, fill_value);
+  void End() override {
+    when_gone_.reset();
+    turn_.End();
   }
-  void BeginTransfer() override { turn_.Begin(); }
-  void EndTransfer() override { turn_.End(); }
 
  private:
-  BridgeEngine& engine_;
   BridgeTurns::Turn& turn_;
+  Caller& caller_;
+  Communicator& bridge_;
+  Communicator* const lane_;
+  std::optional<Caller::WhenGone> when_gone_;
 };
 
 void TakeOutputs(const v1::RunBridgeRequest& request, BridgeCall& call,
@@ -133,17 +138,17 @@ void TakeOutputs(const v1::RunBridgeRequest& request, BridgeCall& call,
 absl::Status BridgeRunner::Run(
     const v1::RunBridgeRequest& request,
     const absl::StatusOr<std::shared_ptr<Session>>& session,
-    absl::Time clique_deadline, absl::Time deadline,
-    const std::function<bool()>& given_up, v1::RunBridgeResponse& response) {
+    absl::Time clique_deadline, absl::Time deadline, Caller& caller,
+    v1::RunBridgeResponse& response) {
   ASSIGN_OR_RETURN(
       const CliqueTable::Clique bridge,
       cliques_.WaitActive("bridge", clique_deadline - absl::Now()));
   ASSIGN_OR_RETURN(
       BridgeTurns::Turn turn,
-      turns_.Enter(bridge.attempt, request.sequence(), deadline, given_up));
+      turns_.Enter(bridge.attempt, request.sequence(), deadline, caller));
   // From here on the other members wait: what is wrong they must hear.
   absl::StatusOr<std::unique_ptr<BridgeCall>> call =
-      CallOf(request, session, /*on_gpu=*/gpu_ != nullptr);
+      CallOf(request, session, /*on_gpu=*/gpu_ != nullptr, caller);
   absl::Status refusal = call.status();
   std::shared_ptr<Communicator> lane;
   if (refusal.ok() && request.backward() && request.plan().parts_size() > 1) {
@@ -156,15 +161,15 @@ absl::Status BridgeRunner::Run(
   std::optional<RegionBridgeEngine> on_gpu;
   if (refusal.ok() && gpu_ != nullptr && (*call)->session != nullptr &&
       (*call)->session->regions() != nullptr) {
-    on_gpu.emplace(*gpu_, *(*call)->session->regions(), slot.device);
+    on_gpu.emplace(*gpu_, *(*call)->session->regions(), slot.device, caller);
   }
-  EngineInTurn engine(
-      on_gpu.has_value() ? static_cast<BridgeEngine&>(*on_gpu) : slot.host,
-      turn);
-  ASSIGN_OR_RETURN(
-      const BridgeResult result,
-      RunBridge(*bridge.communicator, lane.get(),
-                refusal.ok() ? (*call)->part : BridgePart(), engine, refusal));
+  BridgeEngine& engine =
+      on_gpu.has_value() ? static_cast<BridgeEngine&>(*on_gpu) : slot.host;
+  CallersTurn callers_turn(turn, caller, *bridge.communicator, lane.get());
+  ASSIGN_OR_RETURN(const BridgeResult result,
+                   RunBridge(*bridge.communicator, lane.get(),
+                             refusal.ok() ? (*call)->part : BridgePart(),
+                             engine, &callers_turn, refusal));
   turn.Succeed();
   response.set_sent_bytes(result.sent_bytes);
   response.set_received_bytes(result.received_bytes);

@@ -5,7 +5,6 @@
 #define WORKER_RPC_BRIDGE_RUNNER_H_
 
 #include <array>
-#include <functional>
 #include <memory>
 
 #include "absl/status/status.h"
@@ -16,6 +15,7 @@
 #include "worker/device/region_device.h"
 #include "worker/exec/bridge.h"
 #include "worker/rpc/bridge_turns.h"
+#include "worker/rpc/caller.h"
 #include "worker/rpc/session_table.h"
 
 namespace shardwright {
@@ -30,11 +30,12 @@ class BridgeRunner {
 
   // As the RPC. `session` may be the reason why there is none, which the other
   // members hear too, or null. Cliques are waited for until `clique_deadline`.
+  // If `caller` leaves while they are in use they end: nothing is written to
+  // its memory once this has returned, and it must return soon.
   absl::Status Run(const v1::RunBridgeRequest& request,
                    const absl::StatusOr<std::shared_ptr<Session>>& session,
                    absl::Time clique_deadline, absl::Time deadline,
-                   const std::function<bool()>& given_up,
-                   v1::RunBridgeResponse& response);
+                   Caller& caller, v1::RunBridgeResponse& response);
 
  private:
   // Of one call at a time; staging stays for the next.

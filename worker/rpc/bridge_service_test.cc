@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "client/cc/worker_client.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -58,6 +59,17 @@ v1::RunBridgeRequest BackwardRequestOf(Rank rank, uint64_t sequence) {
 }
 
 struct Worker {
+  static WorkerClient::Options Patience(absl::Duration call_timeout) {
+    WorkerClient::Options options;
+    options.call_timeout = call_timeout;
+    return options;
+  }
+
+  // Of calls to this worker that end before it can answer.
+  WorkerClient Impatient() const {
+    return WorkerClient::Create(server->address(), Patience(absl::Seconds(1)));
+  }
+
   explicit Worker(RegionDevice* gpu = nullptr)
       : service(
             device, cliques, [] { return v1::WorkerDescription(); }, gpu),
@@ -210,6 +222,21 @@ TEST_F(BridgeServiceTest, MembersThatCallForOtherBatchesAreTold) {
   for (const Response& response : Run(requests)) {
     EXPECT_THAT(response, HasReason("SEQUENCE_MISMATCH"));
   }
+}
+
+absl::Status StatusOf(const CliqueTable& cliques) {
+  return cliques.List()[0].communicator->status();
+}
+
+// Loopback waits 10 s for peers.
+TEST_F(BridgeServiceTest, ACallerThatLeavesEndsTheTransferThatWaits) {
+  EXPECT_EQ(workers_[0].Impatient().RunBridge(RequestOf(0, 0)).status().code(),
+            absl::StatusCode::kDeadlineExceeded);
+  EXPECT_TRUE(
+      Eventually([this] { return !StatusOf(workers_[0].cliques).ok(); }));
+  EXPECT_THAT(StatusOf(workers_[0].cliques), HasReason("CLIENT_GONE"));
+  EXPECT_THAT(workers_[1].client.RunBridge(RequestOf(1, 0)),
+              HasReason("PEER_LOST"));
 }
 
 // The same in the memory of a GPU, which is the host's here.

@@ -1,11 +1,12 @@
 #include "worker/rpc/bridge_turns.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "proto/status/error.h"
-#include "worker/agent/clique_table.h"
+#include "proto/status/status_macros.h"
 
 namespace shardwright {
 namespace {
@@ -13,14 +14,21 @@ namespace {
 // How often one who waits looks whether the caller still does.
 constexpr absl::Duration kLookAround = absl::Milliseconds(100);
 
+bool IsBefore(const v1::Attempt& a, const v1::Attempt& b) {
+  return std::make_pair(a.term(), a.number()) <
+         std::make_pair(b.term(), b.number());
+}
+
 }  // namespace
 
-absl::StatusOr<BridgeTurns::Turn> BridgeTurns::Enter(
-    const v1::Attempt& attempt, uint64_t sequence, absl::Time deadline,
-    const std::function<bool()>& given_up) {
+absl::StatusOr<BridgeTurns::Turn> BridgeTurns::Enter(const v1::Attempt& attempt,
+                                                     uint64_t sequence,
+                                                     absl::Time deadline,
+                                                     const Caller& caller) {
   MutexLock lock(mutex_);
-  if (!SameAttempt(attempt, attempt_)) {
+  if (IsBefore(attempt_, attempt)) {
     attempt_ = attempt;
+    ++attempt_count_;
     next_sequence_.reset();
     changed_.NotifyAll();
   }
@@ -30,12 +38,16 @@ absl::StatusOr<BridgeTurns::Turn> BridgeTurns::Enter(
   const auto may_enter = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return !is_early() && std::count(taken_, taken_ + kUnderWay, false) > 0;
   };
-  while (!may_enter()) {
-    const absl::Duration left = deadline - absl::Now();
-    if (given_up()) {
-      return Error(absl::StatusCode::kCancelled, "CLIENT_GONE",
-                   "the caller has given up");
+  while (true) {
+    if (IsBefore(attempt, attempt_)) {
+      return Error(absl::StatusCode::kFailedPrecondition, "CLIQUE_NOT_ACTIVE",
+                   absl::StrCat("attempt ", attempt.number(), " of clique ",
+                                attempt.clique(), " is over, and attempt ",
+                                attempt_.number(), " active"));
     }
+    RETURN_IF_ERROR(caller.status());
+    if (may_enter()) break;
+    const absl::Duration left = deadline - absl::Now();
     if (left > absl::ZeroDuration()) {
       changed_.WaitFor(lock, std::min(left, kLookAround));
     } else if (is_early()) {
@@ -54,7 +66,7 @@ absl::StatusOr<BridgeTurns::Turn> BridgeTurns::Enter(
   const int slot =
       static_cast<int>(std::find(taken_, taken_ + kUnderWay, false) - taken_);
   taken_[slot] = true;
-  return Turn(*this, next_number_++, slot);
+  return Turn(*this, attempt_count_, next_number_++, slot);
 }
 
 void BridgeTurns::Turn::Begin() {
@@ -77,7 +89,9 @@ BridgeTurns::Turn::~Turn() {
   }
   const MutexLock lock(turns_->mutex_);
   turns_->taken_[slot_] = false;
-  if (!succeeded_) turns_->next_sequence_.reset();
+  if (!succeeded_ && attempt_count_ == turns_->attempt_count_) {
+    turns_->next_sequence_.reset();
+  }
   turns_->changed_.NotifyAll();
 }
 

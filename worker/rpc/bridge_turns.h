@@ -6,13 +6,13 @@
 #define WORKER_RPC_BRIDGE_TURNS_H_
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "proto/sync/mutex.h"
 #include "shardwright/v1/communicator.pb.h"
+#include "worker/rpc/caller.h"
 
 namespace shardwright {
 
@@ -26,7 +26,8 @@ class BridgeTurns {
   class Turn {
    public:
     Turn(Turn&& other) noexcept
-        : Turn(*other.turns_, other.number_, other.slot_) {
+        : Turn(*other.turns_, other.attempt_count_, other.number_,
+               other.slot_) {
       ended_ = other.ended_;
       succeeded_ = other.succeeded_;
       other.moved_ = true;
@@ -45,10 +46,14 @@ class BridgeTurns {
 
    private:
     friend class BridgeTurns;
-    Turn(BridgeTurns& turns, uint64_t number, int slot)
-        : turns_(&turns), number_(number), slot_(slot) {}
+    Turn(BridgeTurns& turns, uint64_t attempt_count, uint64_t number, int slot)
+        : turns_(&turns),
+          attempt_count_(attempt_count),
+          number_(number),
+          slot_(slot) {}
 
     BridgeTurns* turns_;
+    uint64_t attempt_count_;
     uint64_t number_;  // In the order of Enter().
     int slot_;
     bool ended_ = false;
@@ -63,15 +68,17 @@ class BridgeTurns {
   // Errors:
   //   DEADLINE_EXCEEDED SEQUENCE_MISSING: that before does not come.
   //   DEADLINE_EXCEEDED BRIDGE_BUSY: others are still under way.
-  //   CANCELLED         CLIENT_GONE: `given_up` says so.
+  //   CANCELLED         CLIENT_GONE: `caller` has left.
+  //   FAILED_PRECONDITION CLIQUE_NOT_ACTIVE: a call of a later attempt has
+  //       entered, or enters meanwhile.
   absl::StatusOr<Turn> Enter(const v1::Attempt& attempt, uint64_t sequence,
-                             absl::Time deadline,
-                             const std::function<bool()>& given_up);
+                             absl::Time deadline, const Caller& caller);
 
  private:
   Mutex mutex_;
   CondVar changed_;
   v1::Attempt attempt_ ABSL_GUARDED_BY(mutex_);
+  uint64_t attempt_count_ ABSL_GUARDED_BY(mutex_) = 0;
   std::optional<uint64_t> next_sequence_ ABSL_GUARDED_BY(mutex_);
   bool taken_[kUnderWay] ABSL_GUARDED_BY(mutex_) = {};
   uint64_t next_number_ ABSL_GUARDED_BY(mutex_) = 0;    // Of Enter().

@@ -8,6 +8,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/status/status_matchers.h"
+#include "worker/rpc/caller.h"
 
 namespace shardwright {
 namespace {
@@ -28,7 +29,7 @@ class BridgeTurnsTest : public ::testing::Test {
                              absl::Duration timeout = absl::Seconds(30),
                              int attempt = 1) {
     return turns_.Enter(AttemptOf(attempt), sequence, absl::Now() + timeout,
-                        [this] { return given_up_; });
+                        caller_);
   }
 
   // A call from beginning to end.
@@ -40,7 +41,7 @@ class BridgeTurnsTest : public ::testing::Test {
     turn->Succeed();
   }
 
-  bool given_up_ = false;
+  Caller caller_;
   BridgeTurns turns_;
 };
 
@@ -60,7 +61,7 @@ TEST_F(BridgeTurnsTest, ASequenceWhoseForerunnerNeverComesIsToldSo) {
 
 TEST_F(BridgeTurnsTest, OneWhoseCallerHasGivenUpGoesAway) {
   Pass(7);
-  given_up_ = true;
+  caller_.Leave();
   EXPECT_THAT(Enter(9), HasReason("CLIENT_GONE"));
 }
 
@@ -103,6 +104,30 @@ TEST_F(BridgeTurnsTest, AfterAFailureAnySequenceMayCome) {
 TEST_F(BridgeTurnsTest, AfterANewAttemptAnySequenceMayCome) {
   Pass(7);
   Pass(20, /*attempt=*/2);
+}
+
+TEST_F(BridgeTurnsTest, ACallOfAnOlderAttemptDoesNotEnter) {
+  Pass(7, /*attempt=*/2);
+  EXPECT_THAT(Enter(8, absl::Seconds(30), /*attempt=*/1),
+              HasReason("CLIQUE_NOT_ACTIVE"));
+  Pass(8, /*attempt=*/2);
+}
+
+TEST_F(BridgeTurnsTest, AnAttemptThatIsOverEndsTheWaitOfItsCalls) {
+  Pass(7);
+  std::thread late(
+      [this] { EXPECT_THAT(Enter(9), HasReason("CLIQUE_NOT_ACTIVE")); });
+  Pass(20, /*attempt=*/2);
+  late.join();
+}
+
+TEST_F(BridgeTurnsTest, AFailureInAnOlderAttemptLeavesTheOrderOfTheNewOne) {
+  auto old = std::make_unique<Turn>(*Enter(7));
+  auto next = Enter(20, absl::Seconds(30), /*attempt=*/2);
+  ASSERT_THAT(next, IsOk());
+  old.reset();  // Has failed.
+  EXPECT_THAT(Enter(22, absl::ZeroDuration(), /*attempt=*/2),
+              HasReason("SEQUENCE_MISSING"));
 }
 
 TEST_F(BridgeTurnsTest, ALowerSequenceIsTheMembersAffair) {

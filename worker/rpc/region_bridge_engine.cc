@@ -28,7 +28,7 @@ absl::Status RegionBridgeEngine::Copy(const CopyTable& table,
   copy.sources = {sources.begin(), sources.end()};
   copy.destination = destination;
   copy.fill_value = fill_value;
-  return regions_.Run([&] { return regions_.Start({&copy, 1}); });
+  return regions_.Run([&] { return regions_.Start({&copy, 1}); }, caller_);
 }
 
 }  // namespace shardwright

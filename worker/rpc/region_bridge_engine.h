@@ -11,6 +11,7 @@
 #include "absl/types/span.h"
 #include "worker/device/region_device.h"
 #include "worker/exec/bridge.h"
+#include "worker/rpc/caller.h"
 #include "worker/rpc/region_table.h"
 
 namespace shardwright {
@@ -18,11 +19,16 @@ namespace shardwright {
 // Copies run in the regions' stream, and are done when Copy() returns.
 class RegionBridgeEngine : public BridgeEngine {
  public:
-  // All must outlive it. Staging is taken from `staging`, which may be null,
-  // and stays there for the next engine.
+  // All must outlive it. Nothing is copied for a caller that has left. Staging
+  // is taken from `staging`, which may be null, and stays there for the next
+  // engine.
   RegionBridgeEngine(RegionDevice& device, RegionTable& regions,
-                     std::unique_ptr<DeviceMemory>& staging)
-      : device_(device), regions_(regions), staging_(staging) {}
+                     std::unique_ptr<DeviceMemory>& staging,
+                     const Caller& caller)
+      : device_(device),
+        regions_(regions),
+        staging_(staging),
+        caller_(caller) {}
 
   absl::StatusOr<Bytes> Staging(int64_t byte_count) override;
   absl::Status Copy(const CopyTable& table, Direction direction,
@@ -34,6 +40,7 @@ class RegionBridgeEngine : public BridgeEngine {
   RegionDevice& device_;
   RegionTable& regions_;
   std::unique_ptr<DeviceMemory>& staging_;
+  const Caller& caller_;
 };
 
 }  // namespace shardwright

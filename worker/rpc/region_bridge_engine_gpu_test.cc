@@ -20,6 +20,7 @@
 #include "worker/device/cuda_region_device.h"
 #include "worker/device/process_identity.h"
 #include "worker/rpc/bridge_plans.h"
+#include "worker/rpc/caller.h"
 #include "worker/rpc/region_bridge_engine.h"
 
 namespace shardwright {
@@ -181,7 +182,8 @@ class RegionBridgeEngineTest : public ::testing::Test {
       part.shard = shard->bytes();
     }
     part.sequence = sequence;
-    RegionBridgeEngine engine(*device_, *member.regions, member.staging);
+    RegionBridgeEngine engine(*device_, *member.regions, member.staging,
+                              caller_);
     EXPECT_THAT(RunBridge(*member.bridge, nullptr, part, engine), IsOk());
   }
 
@@ -194,6 +196,7 @@ class RegionBridgeEngineTest : public ::testing::Test {
   std::unique_ptr<CudaDevice> cuda_;
   std::unique_ptr<CudaRegionDevice> device_;
   LoopbackFactory factory_;
+  const Caller caller_;
   std::array<Member, kBridgeRanks> members_;
 };
 

@@ -163,11 +163,11 @@ absl::StatusOr<bool> RegionTable::WaitUntil(
 }
 
 absl::StatusOr<bool> RegionTable::Await(
-    const std::function<absl::StatusOr<bool>()>& holds,
-    const std::function<bool()>& given_up) {
+    const std::function<absl::StatusOr<bool>()>& holds, const Caller& caller) {
   ASSIGN_OR_RETURN(const bool held, WaitUntil(
                                         [&]() -> absl::StatusOr<bool> {
-                                          if (ended_ || given_up()) return true;
+                                          if (ended_ || caller.has_gone())
+                                            return true;
                                           return holds();
                                         },
                                         kRunWait));
@@ -175,10 +175,7 @@ absl::StatusOr<bool> RegionTable::Await(
     return Error(absl::StatusCode::kNotFound, "SESSION_NOT_FOUND",
                  "the session has ended meanwhile");
   }
-  if (given_up()) {
-    return Error(absl::StatusCode::kCancelled, "CLIENT_GONE",
-                 "the caller has given up");
-  }
+  RETURN_IF_ERROR(caller.status());
   return held;
 }
 
@@ -271,9 +268,9 @@ std::shared_ptr<void> RegionTable::KeepMapped() {
 }
 
 absl::Status RegionTable::Run(const std::function<absl::Status()>& body,
-                              const std::function<bool()>& given_up) {
+                              const Caller& caller) {
   ASSIGN_OR_RETURN(const bool ready,
-                   Await([this] { return stream_->IsReady(); }, given_up));
+                   Await([this] { return stream_->IsReady(); }, caller));
   if (!ready) {
     return Error(
         absl::StatusCode::kDeadlineExceeded, "STREAM_NOT_READY",
@@ -285,9 +282,10 @@ absl::Status RegionTable::Run(const std::function<absl::Status()>& body,
     const MutexLock starting(starting_);
     status = body();
   }
-  // Also after a failure: what was started before it still runs.
+  // Also after a failure, and for a caller that has left: what was started
+  // still runs.
   ASSIGN_OR_RETURN(const bool idle,
-                   Await([this] { return stream_->IsIdle(); }, given_up));
+                   Await([this] { return stream_->IsIdle(); }, Caller()));
   if (!idle && status.ok()) {
     return Error(absl::StatusCode::kDataLoss, "DEVICE_FAILED",
                  absl::StrCat("the copies still run after ",

@@ -17,6 +17,7 @@
 #include "proto/sync/mutex.h"
 #include "shardwright/v1/worker.pb.h"
 #include "worker/device/region_device.h"
+#include "worker/rpc/caller.h"
 
 namespace shardwright {
 
@@ -63,12 +64,11 @@ class RegionTable {
   //
   // Errors: of `body`, and
   //   NOT_FOUND SESSION_NOT_FOUND: End() was called.
-  //   CANCELLED CLIENT_GONE: `given_up` says so.
+  //   CANCELLED CLIENT_GONE: `caller` has left.
   //   DEADLINE_EXCEEDED STREAM_NOT_READY: nothing was started.
   //   DATA_LOSS DEVICE_FAILED: the copies do not end.
-  absl::Status Run(
-      const std::function<absl::Status()>& body,
-      const std::function<bool()>& given_up = [] { return false; });
+  absl::Status Run(const std::function<absl::Status()>& body,
+                   const Caller& caller = Caller());
 
   // What Run()'s bodies find stays mapped as long as somebody holds this, not
   // only until the copies are done: Unregister() waits.
@@ -108,7 +108,7 @@ class RegionTable {
 
   // The same for kRunWait, unless the caller or the session has ended.
   absl::StatusOr<bool> Await(const std::function<absl::StatusOr<bool>()>& holds,
-                             const std::function<bool()>& given_up);
+                             const Caller& caller);
 
   absl::StatusOr<Region> Map(const v1::RegisterRegionRequest& request);
 

@@ -23,18 +23,24 @@ absl::Status TooManyCalls() {
       absl::StrCat(WorkQueue::kCapacity, " calls are waiting already"));
 }
 
-// Answers from a thread of `queue`, with what `run` returns.
-grpc::ServerUnaryReactor* AnswerFrom(WorkQueue& queue,
-                                     grpc::CallbackServerContext* context,
-                                     std::function<absl::Status()> run) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  if (!queue.Add([reactor, run = std::move(run)] {
-        reactor->Finish(ToGrpcStatus(run()));
-      })) {
-    reactor->Finish(ToGrpcStatus(TooManyCalls()));
+// Answers from a thread of `queue`, with what `run` returns. Owns itself, as
+// reactors do.
+class Answer : public grpc::ServerUnaryReactor {
+ public:
+  Answer(WorkQueue& queue, std::function<absl::Status(Caller&)> run) {
+    if (!queue.Add([this, run = std::move(run)] {
+          Finish(ToGrpcStatus(run(caller_)));
+        })) {
+      Finish(ToGrpcStatus(TooManyCalls()));
+    }
   }
-  return reactor;
-}
+
+  void OnCancel() override { caller_.Leave(); }
+  void OnDone() override { delete this; }
+
+ private:
+  Caller caller_;
+};
 
 // Opens a session from a thread of `openings`, for CUDA may make it wait;
 // writes the session's id, then stays open until the trainer or the server ends
@@ -171,11 +177,10 @@ grpc::ServerWriteReactor<v1::OpenSessionResponse>* WorkerService::OpenSession(
 }
 
 grpc::ServerUnaryReactor* WorkerService::RegisterRegion(
-    grpc::CallbackServerContext* context,
-    const v1::RegisterRegionRequest* request,
+    grpc::CallbackServerContext*, const v1::RegisterRegionRequest* request,
     v1::RegisterRegionResponse* response) {
-  return AnswerFrom(copies_, context,
-                    [this, request, response]() -> absl::Status {
+  return new Answer(copies_,
+                    [this, request, response](Caller&) -> absl::Status {
                       ASSIGN_OR_RETURN(const std::shared_ptr<Session> session,
                                        GpuSessionOf(request->session_id()));
                       ASSIGN_OR_RETURN(const int64_t id,
@@ -186,9 +191,9 @@ grpc::ServerUnaryReactor* WorkerService::RegisterRegion(
 }
 
 grpc::ServerUnaryReactor* WorkerService::UnregisterRegion(
-    grpc::CallbackServerContext* context,
-    const v1::UnregisterRegionRequest* request, v1::UnregisterRegionResponse*) {
-  return AnswerFrom(endings_, context, [this, request]() -> absl::Status {
+    grpc::CallbackServerContext*, const v1::UnregisterRegionRequest* request,
+    v1::UnregisterRegionResponse*) {
+  return new Answer(endings_, [this, request](Caller&) -> absl::Status {
     ASSIGN_OR_RETURN(const std::shared_ptr<Session> session,
                      GpuSessionOf(request->session_id()));
     return session->regions()->Unregister(request->region_id());
@@ -196,13 +201,13 @@ grpc::ServerUnaryReactor* WorkerService::UnregisterRegion(
 }
 
 grpc::ServerUnaryReactor* WorkerService::RunCopies(
-    grpc::CallbackServerContext* context, const v1::RunCopiesRequest* request,
+    grpc::CallbackServerContext*, const v1::RunCopiesRequest* request,
     v1::RunCopiesResponse* response) {
   const bool uses_regions = std::any_of(
       request->operations().begin(), request->operations().end(), UsesRegions);
-  return AnswerFrom(uses_regions ? regions_ : copies_, context,
-                    [this, context, request, response] {
-                      return Run(*context, *request, *response);
+  return new Answer(uses_regions ? regions_ : copies_,
+                    [this, request, response](const Caller& caller) {
+                      return Run(caller, *request, *response);
                     });
 }
 
@@ -211,21 +216,21 @@ grpc::ServerUnaryReactor* WorkerService::GatherShards(
     const v1::GatherShardsRequest* request,
     v1::GatherShardsResponse* response) {
   const absl::Time deadline = absl::FromChrono(context->deadline());
-  return AnswerFrom(gathers_, context, [this, request, response, deadline] {
-    return Gather(*request, deadline, *response);
-  });
+  return new Answer(gathers_,
+                    [this, request, response, deadline](Caller& caller) {
+                      return Gather(caller, *request, deadline, *response);
+                    });
 }
 
 grpc::ServerUnaryReactor* WorkerService::RunBridge(
     grpc::CallbackServerContext* context, const v1::RunBridgeRequest* request,
     v1::RunBridgeResponse* response) {
   const absl::Time deadline = absl::FromChrono(context->deadline());
-  return AnswerFrom(
-      bridges_, context, [this, context, request, response, deadline] {
-        return bridge_.Run(
-            *request, SessionOf(request->session_id()),
-            std::min(absl::Now() + kCliqueWait, deadline), deadline,
-            [context] { return context->IsCancelled(); }, *response);
+  return new Answer(
+      bridges_, [this, request, response, deadline](Caller& caller) {
+        return bridge_.Run(*request, SessionOf(request->session_id()),
+                           std::min(absl::Now() + kCliqueWait, deadline),
+                           deadline, caller, *response);
       });
 }
 
@@ -258,7 +263,7 @@ absl::StatusOr<CopyOperation> WorkerService::OperationOf(
                                CopyOutputs::kSources);
 }
 
-absl::Status WorkerService::Run(const grpc::CallbackServerContext& context,
+absl::Status WorkerService::Run(const Caller& caller,
                                 const v1::RunCopiesRequest& request,
                                 v1::RunCopiesResponse& response) {
   ASSIGN_OR_RETURN(const std::shared_ptr<Session> session,
@@ -267,8 +272,7 @@ absl::Status WorkerService::Run(const grpc::CallbackServerContext& context,
       request.operations().begin(), request.operations().end(), UsesRegions);
   const auto run = [&] { return RunOperations(request, session, response); };
   if (uses_regions && session != nullptr && session->regions() != nullptr) {
-    return session->regions()->Run(
-        run, [&context] { return context.IsCancelled(); });
+    return session->regions()->Run(run, caller);
   }
   return run();
 }
@@ -318,7 +322,8 @@ absl::Status WorkerService::RunOperations(
   return absl::OkStatus();
 }
 
-absl::Status WorkerService::Gather(const v1::GatherShardsRequest& request,
+absl::Status WorkerService::Gather(Caller& caller,
+                                   const v1::GatherShardsRequest& request,
                                    absl::Time deadline,
                                    v1::GatherShardsResponse& response) {
   ASSIGN_OR_RETURN(
@@ -331,6 +336,10 @@ absl::Status WorkerService::Gather(const v1::GatherShardsRequest& request,
     part = {request.digest(), operation->table(), operation->row_bytes(),
             operation->destination(), operation->sources()};
   }
+  // Others may be at it too, and get none of this rank's: the clique is over.
+  const Caller::WhenGone when_gone(caller, [&](const absl::Status& why) {
+    clique.communicator->Abort(why);
+  });
   // What is wrong with this call the other members must hear too: they wait.
   ASSIGN_OR_RETURN(const std::vector<int64_t> restored_rows,
                    shardwright::GatherShards(*clique.communicator, part,

@@ -18,6 +18,7 @@
 #include "worker/device/device.h"
 #include "worker/device/region_device.h"
 #include "worker/rpc/bridge_runner.h"
+#include "worker/rpc/caller.h"
 #include "worker/rpc/copy_operation.h"
 #include "worker/rpc/session_table.h"
 #include "worker/rpc/work_queue.h"
@@ -72,10 +73,9 @@ class WorkerService final : public v1::WorkerService::CallbackService {
                                       v1::RunBridgeResponse* response) override;
 
  private:
-  absl::Status Run(const grpc::CallbackServerContext& context,
-                   const v1::RunCopiesRequest& request,
+  absl::Status Run(const Caller& caller, const v1::RunCopiesRequest& request,
                    v1::RunCopiesResponse& response);
-  absl::Status Gather(const v1::GatherShardsRequest& request,
+  absl::Status Gather(Caller& caller, const v1::GatherShardsRequest& request,
                       absl::Time deadline, v1::GatherShardsResponse& response);
   absl::Status RunOperations(const v1::RunCopiesRequest& request,
                              const std::shared_ptr<Session>& session,
