@@ -251,7 +251,12 @@ absl::Status Agent::LearnIdentity() {
             options_.kinds.end()) {
       continue;
     }
-    cliques.push_back({NameOf(rank, group), group.kind(), RanksOf(group)});
+    // Backward, the ranks of an encoder's lane share what the bridge brought.
+    const bool carries_rows =
+        group.kind() == "bridge" ||
+        (group.kind() == "tp_cp" && rank.role() == v1::ENCODER);
+    cliques.push_back(
+        {NameOf(rank, group), group.kind(), RanksOf(group), carries_rows});
   }
   cliques_.Reset(cliques, Ended("STALE_GENERATION", "the layout has changed"));
   const v1::Coordinates& at = rank.coordinates();

@@ -62,8 +62,8 @@ class MeetingPoint {
   int number_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-// Rank 3 or 4 of a language module in which they are a tp group; each is a cp
-// group of its own. The coordinator's side of all its calls.
+// Rank 3 or 4 of an encoder in which they are a tp group; each is a group of
+// its own of other kinds. The coordinator's side of all its calls.
 class Member {
  public:
   Member(int64_t rank, LoopbackFactory& factory, MeetingPoint& meeting_point)
@@ -158,7 +158,8 @@ class Member {
   absl::StatusOr<v1::RankExplanation> Explain() {
     const MutexLock lock(mutex_);
     v1::RankExplanation explanation;
-    explanation.set_module("language");
+    explanation.set_module("images");
+    explanation.set_role(v1::ENCODER);
     explanation.set_generation(generation_);
     v1::GroupMembership& tp = *explanation.add_groups();
     tp.set_kind("tp");
@@ -166,9 +167,11 @@ class Member {
     members.set_first(3);
     members.add_dimensions()->set_count(2);
     members.mutable_dimensions(0)->set_stride(1);
-    v1::GroupMembership& cp = *explanation.add_groups();
-    cp.set_kind("cp");
-    cp.add_members()->set_first(rank_);
+    for (const char* kind : {"cp", "tp_cp", "bridge"}) {
+      v1::GroupMembership& own = *explanation.add_groups();
+      own.set_kind(kind);
+      own.add_members()->set_first(rank_);
+    }
     return explanation;
   }
 
@@ -211,7 +214,7 @@ class Member {
     bool formed = false;
     while (!formed) {
       v1::Attempt attempt;
-      attempt.set_clique("language/tp/0");
+      attempt.set_clique("images/tp/0");
       attempt.set_number(meeting_point_.Meet(
           rank_ == 3 ? 0 : 1, request.caller().generation(), cancelled_));
       if (attempt.number() == 0) return absl::CancelledError("");
@@ -301,10 +304,18 @@ TEST_F(AgentTest, FormsWhatHasMoreThanOneMember) {
   const v1::WorkerDescription description = first_.agent().Describe();
   EXPECT_EQ(description.generation(), 1);
   EXPECT_EQ(description.facts().address(), "127.0.0.1:1");
-  ASSERT_EQ(description.cliques_size(), 2);
-  EXPECT_EQ(description.cliques(0).name(), "language/tp/0");
+  ASSERT_EQ(description.cliques_size(), 4);
+  EXPECT_EQ(description.cliques(0).name(), "images/tp/0");
   EXPECT_EQ(description.cliques(0).state(), "ACTIVE");
   EXPECT_EQ(description.cliques(1).state(), "ACTIVE");
+}
+
+TEST_F(AgentTest, ABridgeAndAnEncodersLanesCarryRows) {
+  StartBoth();
+  EXPECT_FALSE(first_.Active("tp")->spec.carries_rows);
+  EXPECT_FALSE(first_.Active("cp")->spec.carries_rows);
+  EXPECT_TRUE(first_.Active("tp_cp")->spec.carries_rows);
+  EXPECT_TRUE(first_.Active("bridge")->spec.carries_rows);
 }
 
 TEST_F(AgentTest, ALostMemberEndsItsCliqueWhichFormsAgain) {

@@ -56,10 +56,10 @@ void CliqueTable::Close(const absl::Status& why) {
   AbortIf([](const Clique&) { return true; }, why);
 }
 
-std::vector<int64_t> CliqueTable::RanksOf(const std::string& name) const {
+CliqueSpec CliqueTable::SpecOf(const std::string& name) const {
   const MutexLock lock(mutex_);
   for (const Clique& clique : cliques_) {
-    if (clique.spec.name == name) return clique.spec.ranks;
+    if (clique.spec.name == name) return clique.spec;
   }
   return {};
 }

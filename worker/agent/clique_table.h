@@ -25,6 +25,7 @@ struct CliqueSpec {
   std::string name;  // "language/tp/3"
   std::string kind;  // "tp"
   std::vector<int64_t> ranks;
+  bool carries_rows = true;  // As of CliqueAttempt.
 };
 
 // Thread-safe.
@@ -48,8 +49,8 @@ class CliqueTable {
   // nobody waits for it.
   void Close(const absl::Status& why);
 
-  // Nothing if there is no such clique.
-  std::vector<int64_t> RanksOf(const std::string& name) const;
+  // Without ranks if there is no such clique.
+  CliqueSpec SpecOf(const std::string& name) const;
 
   // Makes a clique active, in place of the communicator that it had.
   void Install(const v1::Attempt& attempt,

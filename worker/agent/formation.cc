@@ -111,8 +111,9 @@ void Formation::OnGo(const v1::Go& go) {
                               go.slot_indexes().end());
   attempt.slot_count = go.slot_count();
   attempt.number = go.attempt().number();
-  if (attempt.ranks != cliques_.RanksOf(attempt.clique) ||
-      own == attempt.ranks.end()) {
+  const CliqueSpec spec = cliques_.SpecOf(attempt.clique);
+  attempt.carries_rows = spec.carries_rows;
+  if (attempt.ranks != spec.ranks || own == attempt.ranks.end()) {
     Report(go.attempt(),
            absl::FailedPreconditionError(
                "its members are not those that this worker's layout names"));

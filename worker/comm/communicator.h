@@ -36,6 +36,10 @@ struct CliqueAttempt {
   int slot_count = 0;             // of how many.
 
   int number = 0;  // Of the attempt; for messages.
+
+  // Whether Exchange() takes rows of tensors over it, and should be fast; what
+  // else members tell each other is small, and forming should be.
+  bool carries_rows = true;
 };
 
 // A message to the member at `position`, and one from there.

@@ -25,6 +25,11 @@ namespace {
 // may wait for this one.
 constexpr int64_t kStagingBytes = 2 << 20;
 
+// Most thread blocks, and so channels, of a communicator that carries no rows.
+// NCCL exchanges buffers of each channel with its peers: with all of them, some
+// two dozen, that is most of the time that a clique takes to form.
+constexpr int kFewCtas = 2;
+
 // How often to look how far an operation is, and whether an idle communicator
 // is whole. Most operations are over soon, and worth a busy core for so long.
 constexpr absl::Duration kSpin = absl::Milliseconds(5);
@@ -172,6 +177,7 @@ absl::Status NcclCommunicator::CheckSlots(
 ncclResult_t NcclCommunicator::Init(const std::vector<std::string>& slots) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
+  if (!attempt_.carries_rows) config.maxCTAs = kFewCtas;
   std::vector<ncclUniqueId> ids(slots.size());
   for (size_t i = 0; i < slots.size(); ++i) {
     std::memcpy(ids[i].internal, slots[i].data(), NCCL_UNIQUE_ID_BYTES);
@@ -340,6 +346,9 @@ absl::Status NcclCommunicator::Gather(absl::Span<const char> input,
   RETURN_IF_ERROR(Run("all-gather", [&](ncclComm_t comm) {
     return nccl_.AllGather(own, staging_, chunk, ncclUint8, comm, stream_);
   }));
+  if (std::count(byte_counts.begin(), byte_counts.end(), chunk) == size()) {
+    return Copy(output.data(), staging_, output.size());  // As it lies.
+  }
   int64_t offset = from;
   for (int i = 0; i < size(); ++i) {
     RETURN_IF_ERROR(
@@ -481,14 +490,6 @@ class NcclFactory : public CommunicatorFactory {
 };
 
 }  // namespace
-
-absl::StatusOr<NcclFacts> ProbeNccl() {
-  ASSIGN_OR_RETURN(const NcclLibrary* nccl, LoadNccl());
-  ASSIGN_OR_RETURN(const std::unique_ptr<NcclMinter> minter,
-                   NcclMinter::Start());
-  ASSIGN_OR_RETURN(const std::string id, minter->Id(absl::Seconds(60)));
-  return NcclFacts{nccl->version, NcclIdAddress(id)};
-}
 
 absl::StatusOr<std::unique_ptr<CommunicatorFactory>> CreateNcclFactory(
     const NcclOptions& options) {

@@ -27,27 +27,12 @@ struct NcclOptions {
   absl::Duration operation_timeout = absl::Seconds(60);
 };
 
-// What NCCL is on this machine, for MemberFacts.
-struct NcclFacts {
-  std::string version;  // "2.28.9"
-
-  // Where the cliques meet that this machine is the root of; empty: unknown.
-  std::string address;
-};
-
-// Mints an id to find out. Needs no GPU. The program's main() must begin with
-// RunNcclMinter() (nccl_minter.h).
-//
-// Errors:
-//   UNAVAILABLE      NCCL_NOT_FOUND, NCCL_TOO_OLD, COMM_BACKEND_FAILED.
-//   INVALID_ARGUMENT NCCL_COMM_ID_SET: in the environment or in nccl.conf.
-absl::StatusOr<NcclFacts> ProbeNccl();
-
 // Operations are on bytes of the host: they go, in pieces, through 2 MiB of GPU
 // memory, which a communicator allocates when it connects. Each communicator
 // has one thread, and NCCL its own.
 //
-// Errors: of loading NCCL, as above.
+// Errors:
+//   UNAVAILABLE NCCL_NOT_FOUND, NCCL_TOO_OLD
 absl::StatusOr<std::unique_ptr<CommunicatorFactory>> CreateNcclFactory(
     const NcclOptions& options);
 

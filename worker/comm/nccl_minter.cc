@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "proto/status/error.h"
+#include "proto/status/status_macros.h"
 #include "worker/comm/nccl_library.h"
 
 namespace shardwright {
@@ -182,6 +183,14 @@ std::string NcclIdAddress(const std::string& id) {
     return "";
   }
   return text;
+}
+
+absl::StatusOr<NcclFacts> ProbeNccl() {
+  ASSIGN_OR_RETURN(const NcclLibrary* nccl, LoadNccl());
+  ASSIGN_OR_RETURN(const std::unique_ptr<NcclMinter> minter,
+                   NcclMinter::Start());
+  ASSIGN_OR_RETURN(const std::string id, minter->Id(absl::Seconds(60)));
+  return NcclFacts{nccl->version, NcclIdAddress(id)};
 }
 
 }  // namespace shardwright

@@ -62,6 +62,20 @@ std::optional<int> RunNcclMinter(int argc, char** argv);
 // The address in an id, "10.0.0.7"; empty if NCCL keeps it elsewhere.
 std::string NcclIdAddress(const std::string& id);
 
+// What NCCL is on this machine, for MemberFacts.
+struct NcclFacts {
+  std::string version;  // "2.28.9"
+
+  // Where the cliques meet that this machine is the root of; empty: unknown.
+  std::string address;
+};
+
+// Mints an id to find out. Needs no GPU.
+//
+// Errors:
+//   UNAVAILABLE NCCL_NOT_FOUND, NCCL_TOO_OLD, and as of NcclMinter.
+absl::StatusOr<NcclFacts> ProbeNccl();
+
 }  // namespace shardwright
 
 #endif  // WORKER_COMM_NCCL_MINTER_H_
