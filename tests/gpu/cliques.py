@@ -111,7 +111,16 @@ class Daemon:
     children = sum(
         len(pathlib.Path(f"/proc/{self.pid}/task/{task}/children").read_text(
             encoding="utf-8").split()) for task in tasks)
-    return len(tasks), len(os.listdir(f"/proc/{self.pid}/fd")), children
+    return len(tasks), sum(self.open_files().values()), children
+
+  def open_files(self):
+    """How many of each kind: socket, pipe, a device's or a file's name."""
+    kinds = collections.Counter()
+    folder = pathlib.Path(f"/proc/{self.pid}/fd")
+    for file in folder.iterdir():
+      with contextlib.suppress(FileNotFoundError):  # Closed meanwhile.
+        kinds[os.readlink(file).split(":[")[0]] += 1
+    return kinds
 
 
 class Job:
@@ -242,12 +251,15 @@ def measure(options):
         raise RuntimeError(f"round {number}: {job.states()}")
       if before is None:  # What is kept once is there then.
         before = job.workers[0].footprint(), job.coordinator.footprint()
+        files = job.workers[0].open_files()
       print(f"round {number}: told after {told[-1]:.2f} s, formed again",
             flush=True)
     figure("rounds formed again", len(told), "rounds", options.rounds)
     figure("loss told, median", statistics.median(told), "s")
     figure("loss told, longest", max(told), "s", LEASE_S + 2)
     after = job.workers[0].footprint(), job.coordinator.footprint()
+    gained = dict(job.workers[0].open_files() - files)
+    print(f"files that the worker has gained: {gained}", flush=True)
     for who, old, new in zip(("worker", "coordinator"), before, after):
       for what, was, now in zip(("threads", "files", "children"), old, new):
         figure(f"{who} {what} after {options.rounds} losses", now, what, was)
