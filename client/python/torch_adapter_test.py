@@ -316,6 +316,17 @@ class TorchAdapterTest(unittest.TestCase):
             adapter.compose(sources, batch)[0],
         )
 
+    def test_a_rank_without_a_role_gets_nothing_of_a_bridge(self):
+        batch, _ = self.batch((0, 8))
+        bridge = PartitionAdapter(_layout(pp=2), 1).bridge
+        numbers = {"sequence": 0, "backward_sequence": 1}
+        self.assertIsNone(bridge(None, {}, batch, **numbers))
+        rows = self.random((3, 4), torch.float32)
+        with self.assertRaisesRegex(
+            shardwright.ShardwrightError, "no source 'text'.* are none"
+        ):
+            bridge(None, {"text": rows}, batch, **numbers)
+
     def test_bad_input_is_refused_with_its_name(self):
         adapter = PartitionAdapter(_layout(cp=2), 0)
         whole = self.random((8, 2, 4), torch.float32)

@@ -4,7 +4,8 @@
 
 Starts a coordinator and one worker a GPU, two or four; this process has the
 tensors of all ranks, a thread and a session each, and compares shards and
-gradients with what the composed plan makes of the whole on the host.
+gradients with what the composed plan makes of the whole on the host. And once
+more through PyTorch's autograd, by PartitionAdapter.bridge().
 """
 
 import argparse
@@ -132,6 +133,52 @@ class Trainer:
     numpy.testing.assert_array_equal(got.cpu().numpy(), expected)
 
 
+def run_torch(client, worker, rank, micro_batch, sequence):
+  """One rank's trainer in PyTorch, two micro-batches; raises at a wrong bit."""
+  import numpy
+  import shardwright
+  import torch
+  from shardwright.torch_adapter import PartitionAdapter
+  from shardwright.torch_bridge import BridgeSession
+
+  def on_gpu(array):
+    # Nothing calculates with them, so any bits will do.
+    return torch.from_numpy(array).to(f"cuda:{rank}").view(torch.bfloat16)
+
+  def check(got, expected):
+    numpy.testing.assert_array_equal(
+        got.detach().view(torch.int16).cpu().numpy(), expected)
+
+  size = sum(rows.nbytes for rows in micro_batch.rows.values())
+  shard = micro_batch.shards.get(rank)
+  if shard is None:
+    name, rows = "images", micro_batch.rows["images"][micro_batch.lane(rank)]
+    gradient, expected = None, ~rows
+  else:
+    name, rows = "text", micro_batch.rows["text"]
+    gradient = on_gpu(micro_batch.gradients[rank])
+    expected = micro_batch.plans[rank].adjoint(
+        micro_batch.gradients[rank])["text"]
+  leaf = on_gpu(rows).requires_grad_()
+  torch.cuda.synchronize(rank)
+  adapter = PartitionAdapter(client, rank)
+  with BridgeSession(shardwright.worker(worker.address()),
+                     2 * size + (1 << 16), f"cuda:{rank}") as session, \
+      torch.cuda.device(rank), torch.cuda.stream(torch.cuda.Stream(rank)):
+    for first in (sequence, sequence + 2):
+      # The rows are not there yet when a call that did not wait would read.
+      torch.cuda._sleep(20_000_000)
+      result = adapter.bridge(
+          session, {name: leaf.clone()}, micro_batch.batch, sequence=first,
+          backward_sequence=first + 1)
+      if shard is not None:
+        check(result, shard)
+      leaf.grad = None
+      result.backward(gradient)
+      torch.cuda.synchronize(rank)
+      check(leaf.grad, expected)
+
+
 def run(bundle, gpus):
   """Checks all layouts; {name: figure}."""
   sys.path.insert(0, str(bundle / "python"))
@@ -167,6 +214,10 @@ def run(bundle, gpus):
             "unit": "ms", "reference": None}
         for trainer in trainers:
           trainer.session.close()
+        list(pool.map(
+            lambda rank: run_torch(client, job.workers[rank], rank, batch,
+                                   sequence), range(ranks)))
+        sequence += 4
     print(f"{name}: {2 * ROUNDS} micro-batches right", flush=True)
   return figures
 

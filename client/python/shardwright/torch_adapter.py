@@ -6,10 +6,11 @@
     embeddings, labels, loss_mask, packed = adapter.shard(
         embeddings, labels, loss_mask, packed_seq_params)
 
-Needs PyTorch, which nothing else in this package does. CPU tensors are copied
-by this thread, of any dtype; CUDA tensors in the current stream, embeddings,
-labels and loss mask in one launch. Where a rank owns one run of rows, the
-result is a view and nothing is copied.
+Needs PyTorch, as torch_bridge does and nothing else in this package. CPU
+tensors are copied by this thread, of any dtype; CUDA tensors in the current
+stream, embeddings, labels and loss mask in one launch. Where a rank owns one
+run of rows, the result is a view and nothing is copied. bridge() goes through a
+worker.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from typing import Any
 
 import torch
 
-from shardwright import _library
+from shardwright import _library, torch_bridge
 from shardwright.errors import ShardwrightError, invalid
 from shardwright.gpu import Gpu, Operation, buffer_of
 from shardwright.layout import Job, Layout
 from shardwright.plan import Plan, Table
+from shardwright.route import Route
+from shardwright.torch_bridge import BridgeSession
 
 # Shapes, not micro-batches: dense training has one, and THD seldom repeats.
 _PLANS_KEPT = 16
@@ -292,13 +295,13 @@ def _label_copies(
     ]
 
 
-def _composed_sources(
-    plan: Plan, tensors: Mapping[str, torch.Tensor]
+def _ordered_sources(
+    plan: Plan | Route, tensors: Mapping[str, torch.Tensor]
 ) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
     """In the plan's order, checked; and the shape of a row."""
     unknown = sorted(set(tensors) - set(plan.sources))
     if unknown or not tensors:
-        known = ", ".join(plan.sources)
+        known = ", ".join(plan.sources) or "none"
         what = f"no source {unknown[0]!r}" if unknown else "no tensor"
         raise _invalid(f"{what}: the plan's sources are {known}")
     first = next(iter(tensors.values()))
@@ -329,7 +332,7 @@ class PartitionAdapter:
     """
 
     def __init__(self, job: Layout | Job, rank: int) -> None:
-        """For `rank` of the language module.
+        """For `rank` of the language module; for bridge() an encoder's too.
 
         Plans are kept for the shapes seen last, so after a new generation of a
         Job's layout make a new adapter.
@@ -409,7 +412,7 @@ class PartitionAdapter:
             plan = self._job.compose_plan(self._rank, batch)
         named = {f"source {name!r}": t for name, t in embeddings.items()}
         _check_devices({**named, "labels": labels, "loss_mask": loss_mask})
-        sources, row_shape = _composed_sources(plan, embeddings)
+        sources, row_shape = _ordered_sources(plan, embeddings)
         results = _run_all(
             [
                 _embedding_copy(plan, sources, row_shape),
@@ -417,6 +420,60 @@ class PartitionAdapter:
             ]
         )
         return *results, packed_seq_params
+
+    def bridge(
+        self,
+        session: BridgeSession,
+        embeddings: Mapping[str, torch.Tensor],
+        batch: Mapping[str, Any] | Route,
+        *,
+        sequence: int,
+        backward_sequence: int | None,
+    ) -> torch.Tensor | None:
+        """Sends an encoder's output, or makes the shard of what comes.
+
+        All ranks that have a role call it for each micro-batch, and then
+        backward() of what it returned: a language rank of its loss, an encoder
+        rank of the scalar itself. The gradient of an encoder's output is whole;
+        that of a language rank's own sources is as of compose(). A call returns
+        when it is done. Not for activation checkpointing, which calls again.
+
+        Args:
+          session: this rank's, on the device of its tensors.
+          embeddings: [rows, H] of each of `Route.sources`: an encoder's output,
+            or "text" and modalities that no edge brings. Of no rows if there
+            are none, since it says what rows are. Read, not kept.
+          batch: the global micro-batch, as Layout.route_plan() takes it, or
+            this rank's route that it made, ahead of time.
+          sequence, backward_sequence: of the forward and the backward pass, as
+            for Session.bridge_forward(): all passes are counted together, and
+            equally at all ranks. Two micro-batches forward, then both backward,
+            have (0, 2) and (1, 3). None, at all ranks, if there will be no
+            backward pass.
+
+        Returns:
+          Of its own memory: the shard, [S / (cp * tp), B, H], zero in padding;
+          at an encoder rank a scalar zero, whose own gradient is ignored; None
+          at a rank without a role, which gives no embeddings.
+
+        Raises:
+          ShardwrightError: INVALID_TENSOR, SESSION_FULL, and those of
+            Session.bridge_forward(); from backward() too.
+        """
+        route = batch
+        if not isinstance(route, Route):
+            route = self._job.route_plan(self._rank, batch)
+        if route.role is None and not embeddings:
+            return None
+        _check_devices({f"source {n!r}": t for n, t in embeddings.items()})
+        sources, _ = _ordered_sources(route, embeddings)
+        return torch_bridge.bridge(
+            session,
+            route,
+            sources,
+            sequence=sequence,
+            backward_sequence=backward_sequence,
+        )
 
     def _new_plan(
         self, micro_batch: int, seq_length: int, starts: tuple[int, ...] | None
