@@ -196,7 +196,7 @@ class RegionBridgeEngineTest : public ::testing::Test {
   std::unique_ptr<CudaDevice> cuda_;
   std::unique_ptr<CudaRegionDevice> device_;
   LoopbackFactory factory_;
-  const Caller caller_;
+  Caller caller_;
   std::array<Member, kBridgeRanks> members_;
 };
 
