@@ -10,11 +10,14 @@ more through PyTorch's autograd, by PartitionAdapter.bridge().
 
 import argparse
 import concurrent.futures
+import contextlib
 import json
 import pathlib
 import statistics
 import sys
 import time
+
+import numpy
 
 import cliques
 import node
@@ -24,13 +27,13 @@ IMAGE = 501
 ROUNDS = 10
 
 
-def layout(encoders, language, **parallelism):
+def layout(encoders, language, encoder_tp=1, **parallelism):
   return {
       "name": cliques.JOB,
       "world_size": encoders + language,
       "modules": [
           {"name": "images", "role": "ENCODER", "first_rank": 0,
-           "rank_count": encoders},
+           "rank_count": encoders, "parallelism": {"tp": encoder_tp}},
           {"name": "language", "role": "LANGUAGE", "first_rank": encoders,
            "rank_count": language, "parallelism": parallelism},
       ],
@@ -49,93 +52,186 @@ def layouts(gpus):
   }
 
 
-class MicroBatch:
-  """A batch, its tensors on the host, and what must come of them."""
+def batch_of(seq_length, samples, lanes=1):
+  """Half images: runs as long as those of pictures."""
+  ids = numpy.where(numpy.arange(seq_length) // 256 % 2 == 0, IMAGE, 7)
+  return {
+      "micro_batch_size": samples,
+      "seq_length": seq_length,
+      "special_token_ids": {"images": IMAGE},
+      "samples": [ids] * samples * lanes,
+  }
 
-  def __init__(self, offline, encoders, ranks, seq_length, samples, hidden,
-               seed):
-    import numpy
-    random = numpy.random.default_rng(seed)
-    # Half images: runs as long as those of pictures.
-    ids = numpy.where(numpy.arange(seq_length) // 256 % 2 == 0, IMAGE, 7)
-    self.batch = {
-        "micro_batch_size": samples,
-        "seq_length": seq_length,
-        "special_token_ids": {"images": IMAGE},
-        "samples": [ids] * samples,
-    }
-    count = int((ids == IMAGE).sum()) * samples
+
+def random_rows(hidden, seed):
+  random = numpy.random.default_rng(seed)
+  return lambda count: random.integers(-9999, 9999, (count, hidden),
+                                       numpy.int16)
+
+
+class MicroBatch:
+  """A batch, its tensors on the host, and what must come of them.
+
+  All samples of `batch` have the same tokens; `rows_of` makes so many rows.
+  """
+
+  def __init__(self, offline, ranks, batch, rows_of):
+    who = [offline.rank(rank) for rank in range(ranks)]
+    self.lanes = [rank.coordinates.lane for rank in who]
+    count = sum(int((ids == IMAGE).sum()) for ids in batch["samples"])
+    encoders = who[0].parallelism["dp"]
     share = count // encoders
     self.lane_rows = [share] * (encoders - 1) + [
         count - share * (encoders - 1)]
-    self.batch["encoder_rows"] = {"images": self.lane_rows}
+    self.batch = {**batch, "encoder_rows": {"images": self.lane_rows}}
     self.plans = {rank: offline.compose_plan(rank, self.batch)
-                  for rank in range(encoders, ranks)}
+                  for rank in range(ranks) if who[rank].role == "language"}
     self.rows = {
-        name: random.integers(-9999, 9999, (rows, hidden), numpy.int16)
-        for name, rows in self.plans[encoders].sources.items()}
-    self.shards = {rank: plan.compose(self.rows)
+        name: rows_of(rows * who[-1].parallelism["dp"])
+        for name, rows in self.plans[ranks - 1].sources.items()}
+    self.shards = {rank: plan.compose(self.own(rank))
                    for rank, plan in self.plans.items()}
     self.gradients = {rank: ~shard for rank, shard in self.shards.items()}
 
-  def lane(self, lane):
+  def own(self, rank):
+    """The rows of its lane: an encoder's output, or what makes a shard."""
+    lane = self.lanes[rank]
+    if rank in self.plans:
+      return {name: self.rows[name][lane * rows:(lane + 1) * rows]
+              for name, rows in self.plans[rank].sources.items()}
     begin = sum(self.lane_rows[:lane])
-    return slice(begin, begin + self.lane_rows[lane])
+    return {"images":
+            self.rows["images"][begin:begin + self.lane_rows[lane]]}
+
+  def size_bytes(self):
+    return sum(rows.nbytes for rows in self.rows.values())
+
+
+class HostTensors:
+  """One rank's tensors, in memory shared with its worker."""
+
+  def __init__(self, worker, _, size_bytes):
+    self.session = worker.session(size_bytes + (1 << 16))
+    self.options = {}
+
+  def put(self, array):
+    return self.session.array(array)
+
+  @staticmethod
+  def get(tensor):
+    return tensor
+
+
+class GpuTensors:
+  """One rank's tensors, on its GPU and registered with its worker."""
+
+  def __init__(self, worker, rank, _):
+    import torch
+    self._from_numpy, self._device = torch.from_numpy, f"cuda:{rank}"
+    self.session = worker.gpu_session(rank)
+    # What its calls take besides.
+    self.options = {"stream": torch.cuda.current_stream(rank).cuda_stream}
+
+  def put(self, array):
+    tensor = self._from_numpy(array).to(self._device)
+    if tensor.numel():
+      self.session.register(tensor)
+    return tensor
+
+  @staticmethod
+  def get(tensor):
+    return tensor.cpu().numpy()
+
+
+TENSORS = {"cuda": GpuTensors, "host": HostTensors}
 
 
 class Trainer:
-  """One rank: its tensors on its GPU, registered with its worker."""
+  """One rank: its tensors, and its calls of its worker."""
 
-  def __init__(self, shardwright, torch, job, worker, rank, micro_batch):
-    device = f"cuda:{rank}"
+  def __init__(self, tensors, job, rank, micro_batch):
     self.rank = rank
     self.micro_batch = micro_batch
     self.route = job.route_plan(rank, micro_batch.batch)
-    self.stream = torch.cuda.current_stream(rank).cuda_stream
     self.is_encoder = self.route.role == "sends"
-    rows = (micro_batch.rows["images"][micro_batch.lane(rank)]
-            if self.is_encoder else micro_batch.rows["text"])
     name = "images" if self.is_encoder else "text"
-    self.sources = {name: torch.from_numpy(rows).to(device)}
-    self.outputs = {name: torch.full_like(self.sources[name], 77)}
+    rows = micro_batch.own(rank)[name]
+    self.tensors = tensors
+    self.sources = {name: tensors.put(rows)}
+    self.outputs = {name: tensors.put(numpy.full_like(rows, 77))}
     self.shard = self.gradient = None
     if not self.is_encoder:
-      self.gradient = torch.from_numpy(micro_batch.gradients[rank]).to(device)
-      self.shard = torch.full_like(self.gradient, 77)
-    self.session = shardwright.worker(worker.address()).gpu_session(rank)
-    for tensor in (*self.sources.values(), *self.outputs.values(), self.shard,
-                   self.gradient):
-      if tensor is not None and tensor.numel():
-        self.session.register(tensor)
+      gradient = micro_batch.gradients[rank]
+      self.gradient = tensors.put(gradient)
+      self.shard = tensors.put(numpy.full_like(gradient, 77))
 
   def forward(self, sequence):
-    self.session.bridge_forward(
-        self.route, self.sources, self.shard, sequence=sequence,
-        stream=self.stream)
+    self.tensors.session.bridge_forward(
+        self.route, self.sources, out=self.shard, sequence=sequence,
+        **self.tensors.options)
 
   def backward(self, sequence):
-    self.session.bridge_backward(
-        self.route, self.gradient, self.outputs, sequence=sequence,
-        stream=self.stream)
+    self.tensors.session.bridge_backward(
+        self.route, self.gradient, out=self.outputs, sequence=sequence,
+        **self.tensors.options)
 
-  def check(self, numpy):
+  def timed(self, step, sequence):
+    """Seconds when a call began, and when it was done."""
+    begin = time.perf_counter()
+    step(self, sequence)
+    return begin, time.perf_counter()
+
+  def check(self):
     """After a forward and a backward call."""
     batch = self.micro_batch
     if self.is_encoder:
       # The gradient of a row is its complement, whoever owns it.
-      expected = ~batch.rows["images"][batch.lane(self.rank)]
+      expected = ~batch.own(self.rank)["images"]
     else:
       numpy.testing.assert_array_equal(
-          self.shard.cpu().numpy(), batch.shards[self.rank])
+          self.tensors.get(self.shard), batch.shards[self.rank])
       expected = batch.plans[self.rank].adjoint(
           batch.gradients[self.rank])["text"]
     (got,) = self.outputs.values()
-    numpy.testing.assert_array_equal(got.cpu().numpy(), expected)
+    numpy.testing.assert_array_equal(self.tensors.get(got), expected)
+
+
+def train(device, client, workers, micro_batch, sequence):
+  """Calls of all ranks, ROUNDS forward and as many backward in turn, all right.
+
+  Of each call when it began and was done at each rank: Trainer.timed().
+  """
+  import shardwright
+  calls = []
+  with contextlib.ExitStack() as sessions, \
+      concurrent.futures.ThreadPoolExecutor(len(workers)) as pool:
+
+    def trainer(rank):
+      # A shard is no larger than the rows that it is made of.
+      tensors = TENSORS[device](shardwright.worker(workers[rank].address()),
+                                rank, 4 * micro_batch.size_bytes())
+      sessions.enter_context(tensors.session)
+      return Trainer(tensors, client, rank, micro_batch)
+
+    trainers = list(pool.map(trainer, range(len(workers))))
+    for _ in range(ROUNDS):
+      for step in (Trainer.forward, Trainer.backward):
+        number = sequence + len(calls)
+        calls.append(list(pool.map(lambda t: t.timed(step, number), trainers)))
+      for each in trainers:
+        each.check()
+  return calls
+
+
+def wall_ms(calls):
+  """From when the first rank began until the last was done; the median."""
+  return round(1000 * statistics.median(
+      max(end for _, end in call) - min(begin for begin, _ in call)
+      for call in calls), 3)
 
 
 def run_torch(client, worker, rank, micro_batch, sequence):
   """One rank's trainer in PyTorch, two micro-batches; raises at a wrong bit."""
-  import numpy
   import shardwright
   import torch
   from shardwright.torch_adapter import PartitionAdapter
@@ -149,13 +245,12 @@ def run_torch(client, worker, rank, micro_batch, sequence):
     numpy.testing.assert_array_equal(
         got.detach().view(torch.int16).cpu().numpy(), expected)
 
-  size = sum(rows.nbytes for rows in micro_batch.rows.values())
   shard = micro_batch.shards.get(rank)
+  name = "images" if shard is None else "text"
+  rows = micro_batch.own(rank)[name]
   if shard is None:
-    name, rows = "images", micro_batch.rows["images"][micro_batch.lane(rank)]
     gradient, expected = None, ~rows
   else:
-    name, rows = "text", micro_batch.rows["text"]
     gradient = on_gpu(micro_batch.gradients[rank])
     expected = micro_batch.plans[rank].adjoint(
         micro_batch.gradients[rank])["text"]
@@ -163,7 +258,8 @@ def run_torch(client, worker, rank, micro_batch, sequence):
   torch.cuda.synchronize(rank)
   adapter = PartitionAdapter(client, rank)
   with BridgeSession(shardwright.worker(worker.address()),
-                     2 * size + (1 << 16), f"cuda:{rank}") as session, \
+                     2 * micro_batch.size_bytes() + (1 << 16),
+                     f"cuda:{rank}") as session, \
       torch.cuda.device(rank), torch.cuda.stream(torch.cuda.Stream(rank)):
     for first in (sequence, sequence + 2):
       # The rows are not there yet when a call that did not wait would read.
@@ -182,38 +278,22 @@ def run_torch(client, worker, rank, micro_batch, sequence):
 def run(bundle, gpus):
   """Checks all layouts; {name: figure}."""
   sys.path.insert(0, str(bundle / "python"))
-  import numpy
   import shardwright
-  import torch
   figures = {}
   for name, spec in layouts(gpus).items():
-    ranks, encoders = spec["world_size"], spec["modules"][0]["rank_count"]
+    ranks = spec["world_size"]
     offline = shardwright.Layout(json.dumps(spec))
     with cliques.running(bundle, spec) as job, \
         concurrent.futures.ThreadPoolExecutor(ranks) as pool:
       client = shardwright.connect(job.address, cliques.JOB)
       sequence = 0
-      for shape in ((1024, 2, 672), (8192, 1, 8192)):
-        batch = MicroBatch(offline, encoders, ranks, *shape, seed=sequence)
-        trainers = list(pool.map(
-            lambda rank: Trainer(shardwright, torch, client,
-                                 job.workers[rank], rank, batch),
-            range(ranks)))
-        torch.cuda.synchronize()
-        times = []
-        for _ in range(ROUNDS):
-          for step in (Trainer.forward, Trainer.backward):
-            begin = time.perf_counter()
-            list(pool.map(lambda t: step(t, sequence), trainers))
-            times.append(time.perf_counter() - begin)
-            sequence += 1
-          for trainer in trainers:
-            trainer.check(numpy)
-        figures[f"bridge/{name} S={shape[0]} H={shape[2]}, call"] = {
-            "got": round(statistics.median(times[::2]) * 1000, 3),
-            "unit": "ms", "reference": None}
-        for trainer in trainers:
-          trainer.session.close()
+      for seq_length, samples, hidden in ((1024, 2, 672), (8192, 1, 8192)):
+        batch = MicroBatch(offline, ranks, batch_of(seq_length, samples),
+                           random_rows(hidden, seed=sequence))
+        calls = train("cuda", client, job.workers, batch, sequence)
+        sequence += len(calls)
+        figures[f"bridge/{name} S={seq_length} H={hidden}, call"] = {
+            "got": wall_ms(calls[::2]), "unit": "ms", "reference": None}
         list(pool.map(
             lambda rank: run_torch(client, job.workers[rank], rank, batch,
                                    sequence), range(ranks)))
