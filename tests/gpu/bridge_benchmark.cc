@@ -406,9 +406,9 @@ void Benchmark::Run(const Case& test) {
   result["backward_us"] = run(&Member::backward, "backward");
   CheckReturned(test);
   std::vector<double> memory;
-  for (const Member& member : members_) {
+  for (int64_t rank = test.encoders; rank < test.rank_count(); ++rank) {
+    const Member& member = members_[rank];
     const int64_t shard = member.forward.shard.size();
-    if (shard == 0) continue;
     memory.push_back(
         static_cast<double>(shard + member.engine->staging_bytes()) / shard);
   }
@@ -445,6 +445,8 @@ std::vector<Case> Cases(int gpu_count) {
     if (gpu_count < 4) continue;
     cases.push_back({2, 2, 1, seq_length});
     cases.push_back({2, 1, 2, seq_length});
+    if (gpu_count < 8 || seq_length == 32768) continue;
+    cases.push_back({4, 2, 2, seq_length});
   }
   return cases;
 }
@@ -458,7 +460,7 @@ int Main(int argc, char** argv) {
   int gpu_count = 0;
   Must(cudaGetDeviceCount(&gpu_count), "counting GPUs");
   if (gpu_count < 2) Fail("this needs 2 GPUs");
-  Benchmark benchmark(std::min(gpu_count, 4));
+  Benchmark benchmark(std::min(gpu_count, 8));
   for (const Case& test : Cases(gpu_count)) {
     if (test.name().find(filter) == std::string::npos) continue;
     benchmark.Run(test);
