@@ -52,7 +52,7 @@ tagged() {
 # several tags runs where there are GPUs enough for the first.
 list_gpu_programs() {
   local tag label name kind
-  for tag in gpu1 gpu2 gpu4 gpu_benchmark gpu_program; do
+  for tag in gpu1 gpu2 gpu4 gpu8 gpu_benchmark gpu_program; do
     kind="test"
     [[ $tag == gpu_* ]] && kind="${tag#gpu_}"
     tagged "$tag" >"$work/tagged"

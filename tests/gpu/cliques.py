@@ -31,8 +31,8 @@ PATIENCE_S = 90
 Event = collections.namedtuple("Event", "name time fields")
 
 
-def layout(rank_count):
-  """A language module on all ranks: two or four."""
+def layout(rank_count, **parallelism):
+  """A language module on all ranks, of tp2 and cp unless it is said."""
   return {
       "name": JOB,
       "world_size": rank_count,
@@ -41,7 +41,7 @@ def layout(rank_count):
           "role": "LANGUAGE",
           "first_rank": 0,
           "rank_count": rank_count,
-          "parallelism": {"tp": 2, "cp": rank_count // 2}
+          "parallelism": parallelism or {"tp": 2, "cp": rank_count // 2}
       }]
   }
 

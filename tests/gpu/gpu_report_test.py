@@ -87,11 +87,15 @@ class GpuReportTest(unittest.TestCase):
 
   def test_what_needs_more_gpus_is_skipped_and_said(self):
     self.add_test("test gpu4 a_test")
+    (self.bundle / "tests/gpu/script.py").write_text(
+        'GPUS = 8\nif __name__ == "__main__":\n  raise AssertionError\n')
     code, report, lines = self.report(gpus=2)
     self.assertEqual(code, 1, "nothing has passed")
-    self.assertEqual(lines[-1], "0 passed, 0 failed, 1 skipped")
-    self.assertEqual(report["tests"]["a_test"]["problems"],
-                     ["needs 4 GPUs, 2 here"])
+    self.assertEqual(lines[-1], "0 passed, 0 failed, 2 skipped")
+    for step, gpus in (("a_test", 4), ("script", 8)):
+      self.assertEqual(report["tests"][step]["problems"],
+                       [f"needs {gpus} GPUs, 2 here"])
+      self.assertIn(f"{step}: needs {gpus} GPUs, 2 here", lines)
 
   def test_merges_figures(self):
     self.add("benchmark gpu_benchmark a_benchmark",
