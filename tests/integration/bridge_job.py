@@ -82,8 +82,8 @@ class Job:
       processes.wait_until(lambda worker=worker: formed(worker),
                            f"the cliques of rank {worker.rank}")
 
-  def on_all_ranks(self, step, micro_batch, sequence):
-    """What each rank's step raised, or None; by rank."""
+  def start_on_all_ranks(self, pool, step, micro_batch, sequence):
+    """Futures of what each rank's step raised, or None; by rank."""
 
     def run(rank):
       try:
@@ -92,5 +92,10 @@ class Job:
         return error
       return None
 
+    return [pool.submit(run, rank) for rank in RANKS]
+
+  def on_all_ranks(self, step, micro_batch, sequence):
+    """What each rank's step raised, or None; by rank."""
     with concurrent.futures.ThreadPoolExecutor(len(RANKS)) as pool:
-      return list(pool.map(run, RANKS))
+      return [running.result() for running in self.start_on_all_ranks(
+          pool, step, micro_batch, sequence)]

@@ -6,9 +6,8 @@ everybody else learn which, and go on when it is back?
 """
 
 import concurrent.futures
-import os
+import itertools
 import signal
-import threading
 import time
 import unittest
 
@@ -23,8 +22,35 @@ from tests.integration.bridge_job import IMAGE, batch_of
 HIDDEN = 24
 GRACE_S = 2
 
-# How often a worker is killed in a transfer; each takes seconds.
-KILLS = int(os.environ.get("BRIDGE_KILLS", "2"))
+# How often a worker is killed in mid-transfer.
+KILLS = 20
+
+# The rows of watched_batch(). As long as the last five of a message have not
+# come, it has not been sent either: sockets do not hold so much.
+WATCHED_ROW_BYTES = 8 << 20
+UNSENT = -5
+
+# Where each encoder's message comes, by language rank: rows of its shard.
+WATCHED_ROWS = {
+    2: (range(1, 8), range(8, 16)),
+    3: (range(0, 8), range(9, 16)),
+}
+
+
+def watched_batch():
+  """For "cp2": one message of each encoder to each language rank.
+
+  They come right into the shards, where one sees how far they are.
+  """
+  ids = numpy.full((1, 32), IMAGE)
+  ids[0, [0, 16]] = 500
+  return {
+      "micro_batch_size": 1,
+      "seq_length": 32,
+      "special_token_ids": {"images": IMAGE},
+      "samples": list(ids),
+      "encoder_rows": {"images": [15, 15]},
+  }
 
 
 class MicroBatch:
@@ -41,50 +67,66 @@ class MicroBatch:
         name: random.integers(-1000, 1000, (count, hidden), numpy.int32)
         for name, count in self.plans[2].sources.items()
     }
-    # Ranks that hold the same rows have the same gradient of them.
-    self.gradients = {rank: 7 * self.shard(rank) + 3 for rank in self.plans}
+    self.shards = {
+        rank: plan.compose(self.rows) for rank, plan in self.plans.items()
+    }
 
   def lane(self, lane, rows):
     """The lane's own of all image rows."""
     begin = sum(self.lane_rows[:lane])
     return rows[begin:begin + self.lane_rows[lane]]
 
-  def shard(self, rank):
-    return self.plans[rank].compose(self.rows)
+  def gradient(self, rank):
+    """Equal on ranks that hold the same rows."""
+    return 7 * self.shards[rank] + 3
 
   def image_gradient(self):
-    parts = [self.plans[rank].adjoint(self.gradients[rank])["images"]
+    parts = [self.plans[rank].adjoint(self.gradient(rank))["images"]
              for rank in self.plans]
     # Without sequence parallelism both hold the same, and nothing is summed.
     return parts[0] if self.plans[2].runs == self.plans[3].runs else sum(parts)
 
 
+class Trainer:
+  """One rank's memory for a micro-batch, shared with its worker."""
+
+  def __init__(self, job, rank, micro_batch):
+    self.route = job.job.route_plan(rank, micro_batch.batch)
+    client = shardwright.worker(job.workers[rank].address, timeout=60)
+    name = "images" if rank in ENCODERS else "text"
+    source = micro_batch.rows[name]
+    if rank in ENCODERS:
+      source = micro_batch.lane(rank, source)
+    self.expected = micro_batch.shards.get(rank, source[:0])
+    self.row_bytes = micro_batch.rows["text"][0].nbytes
+    self.session = client.session(
+        source.nbytes + self.expected.nbytes + (1 << 16))
+    self.sources = {name: self.session.array(source)}
+    self.shard = self.session.array(self.expected)
+    self.poison()
+
+  def poison(self):
+    numpy.invert(self.expected, out=self.shard)
+
+  def forward(self, sequence):
+    """Raises if a byte is wrong."""
+    receives = self.route.role == "receives"
+    bridged = self.session.bridge_forward(
+        self.route, self.sources, sequence=sequence,
+        out=self.shard if receives else None)
+    numpy.testing.assert_array_equal(self.shard, self.expected)
+    assert bridged.sent_bytes == self.route.sent_rows * self.row_bytes
+    assert bridged.received_bytes == self.route.received_rows * self.row_bytes
+
+
 class Job(bridge_job.Job):
   """Its trainers, and what must come of their calls."""
 
-  def forward(self, rank, micro_batch, sequence, ready=lambda: None):
-    """What one trainer does; raises if a byte is wrong. Calls after `ready`."""
-    route = self.job.route_plan(rank, micro_batch.batch)
-    hidden = micro_batch.rows["text"].shape[1]
-    size = sum(rows.nbytes for rows in micro_batch.rows.values())
-    client = shardwright.worker(self.workers[rank].address, timeout=60)
-    with client.session(2 * size + (1 << 16)) as session:
-      if rank in ENCODERS:
-        output = session.array(
-            micro_batch.lane(rank, micro_batch.rows["images"]))
-        ready()
-        bridged = session.bridge_forward(
-            route, {"images": output}, sequence=sequence)
-        assert bridged.sent_bytes == route.sent_rows * hidden * 4
-        return
-      text = session.array(micro_batch.rows["text"])
-      ready()
-      began = time.monotonic()
-      bridged = session.bridge_forward(
-          route, {"text": text}, sequence=sequence)
-      self.last_call_s = time.monotonic() - began
-      numpy.testing.assert_array_equal(bridged.result, micro_batch.shard(rank))
-      assert bridged.received_bytes == route.received_rows * hidden * 4
+  def forward(self, rank, micro_batch, sequence):
+    """What one trainer does; raises if a byte is wrong."""
+    trainer = Trainer(self, rank, micro_batch)
+    with trainer.session:
+      trainer.forward(sequence)
 
   def backward(self, rank, micro_batch, sequence):
     route = self.job.route_plan(rank, micro_batch.batch)
@@ -97,7 +139,7 @@ class Job(bridge_job.Job):
             route, out={"images": poisoned}, sequence=sequence)
         numpy.testing.assert_array_equal(poisoned, expected)
         return
-      gradient = micro_batch.gradients[rank]
+      gradient = micro_batch.gradient(rank)
       bridged = session.bridge_backward(
           route, session.array(gradient), sequence=sequence)
       expected = micro_batch.plans[rank].adjoint(gradient)
@@ -153,19 +195,81 @@ class BridgeTest(unittest.TestCase):
     job.step(right, 1)
 
 
+class Watched:
+  """A job with a micro-batch of which one sees how far its messages are."""
+
+  def __init__(self, job, pool):
+    self._job = job
+    self._pool = pool
+    self._micro_batch = MicroBatch(
+        job.layout, watched_batch(), WATCHED_ROW_BYTES // 4, 3)
+    self._trainers = {}
+    self.calls = []
+    job.test.addCleanup(self.close)
+    for rank in RANKS:
+      self.new_trainer(rank)
+
+  def new_trainer(self, rank):
+    if rank in self._trainers:
+      self._trainers[rank].session.close()
+    self._trainers[rank] = Trainer(self._job, rank, self._micro_batch)
+
+  def close(self):
+    for trainer in self._trainers.values():
+      trainer.session.close()
+
+  def start(self, sequence):
+    for trainer in self._trainers.values():
+      trainer.poison()
+    self.calls = self._job.start_on_all_ranks(
+        self._pool,
+        lambda rank, _, sequence: self._trainers[rank].forward(sequence),
+        None, sequence)
+
+  def has_come(self, encoder, rank, row):
+    """Whether of the message its row number `row` has begun to."""
+    trainer = self._trainers[rank]
+    at = WATCHED_ROWS[rank][encoder][row]
+    return trainer.shard[at, 0, 0] == trainer.expected[at, 0, 0]
+
+  def has_begun(self, encoder):
+    return any(self.has_come(encoder, rank, 0) for rank in WATCHED_ROWS)
+
+  def has_ended(self, encoder):
+    return all(self.has_come(encoder, rank, -1) for rank in WATCHED_ROWS)
+
+  @property
+  def ended(self):
+    return [call.done() for call in self.calls]
+
+  @property
+  def none_can_end(self):
+    """If the language ranks' workers do nothing more."""
+    return (not any(self.ended) and
+            all(any(not self.has_come(encoder, rank, UNSENT)
+                    for rank in WATCHED_ROWS) for encoder in ENCODERS) and
+            all(any(not self.has_come(encoder, rank, -1)
+                    for encoder in ENCODERS) for rank in WATCHED_ROWS))
+
+  def failures(self):
+    return [call.result() for call in self.calls]
+
+
 class DeadEncoderTest(unittest.TestCase):
 
-  def check_heard(self, failures, began, ended):
+  def check_heard(self, failures, dead, told_s):
     """All but the dead rank's own trainer."""
-    self.assertLess(ended - began, LEASE_S + GRACE_S)
-    for rank in (1, 2, 3):
+    self.assertLess(told_s, LEASE_S + GRACE_S)
+    for rank in set(RANKS) - {dead}:
       self.assertIsInstance(
           failures[rank], shardwright.ShardwrightError, failures)
-      self.assertEqual(failures[rank].details.get("missing"), "0", failures)
+      self.assertEqual(failures[rank].reason, "PEER_LOST", failures)
+      self.assertEqual(failures[rank].details.get("missing"), str(dead),
+                       failures)
 
-  def replace(self, job):
-    job.workers[0].kill()
-    job.workers[0] = job.start(0)
+  def replace(self, job, rank):
+    job.workers[rank].kill()
+    job.workers[rank] = job.start(rank)
     job.wait_formed()
 
   def test_everybody_learns_which_worker_died_and_goes_on(self):
@@ -186,46 +290,52 @@ class DeadEncoderTest(unittest.TestCase):
       killed = time.monotonic()
       job.workers[0].kill()
       failures = running.result()
-      self.check_heard(failures, killed, time.monotonic())
-    self.replace(job)
+      self.check_heard(failures, 0, time.monotonic() - killed)
+    self.replace(job, 0)
     job.step(micro_batch, 10)
+
+  def stop_in_mid_transfer(self, job, watched, dead):
+    """Stops the language ranks' workers where no call can end any more."""
+    for sequence in itertools.count(2):
+      watched.start(sequence)
+      processes.wait_until(
+          lambda: watched.has_begun(dead) or any(watched.ended),
+          "the first row of a message", pause_s=0)
+      for rank in WATCHED_ROWS:
+        job.workers[rank].signal(signal.SIGSTOP)
+      for rank in WATCHED_ROWS:
+        job.workers[rank].wait_stopped()
+      if watched.has_begun(dead) and watched.none_can_end:
+        return
+      # Too late: it may end like any other micro-batch.
+      self.resume(job)
+      self.assertEqual(watched.failures(), [None] * 4)
+
+  def resume(self, job):
+    for rank in WATCHED_ROWS:
+      job.workers[rank].signal(signal.SIGCONT)
 
   def test_killed_in_mid_transfer_no_wrong_byte_is_handed_over(self):
     job = Job(self, "cp2")
-    batch = batch_of(3, samples=16, seq_length=512)
     small = MicroBatch(job.layout, batch_of(4), HIDDEN, 4)
-    large = MicroBatch(job.layout, batch, 4096, 3)
-    ready = threading.Barrier(len(RANKS) + 1)
-
-    def forward(rank, micro_batch, sequence):
-      job.forward(rank, micro_batch, sequence, ready.wait)
-
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-      for sequence in (0, 1):  # The first makes room for staging, too.
-        running = pool.submit(job.on_all_ranks, forward, large, sequence)
-        ready.wait()
-        self.assertEqual(running.result(), [None] * 4)
-      call_s = job.last_call_s
+    job.step(small, 0)
+    with concurrent.futures.ThreadPoolExecutor(len(RANKS)) as pool:
+      watched = Watched(job, pool)
       for kill in range(KILLS):
-        running = pool.submit(job.on_all_ranks, forward, large, 2)
-        ready.wait()
-        # Anywhere in the call, most of which is the transfer.
-        concurrent.futures.wait(
-            [running], timeout=call_s * (kill + 1) / (KILLS + 1))
+        dead = ENCODERS[kill % len(ENCODERS)]
+        self.stop_in_mid_transfer(job, watched, dead)
+        self.assertEqual(watched.ended, [False] * 4)
         killed = time.monotonic()
-        job.workers[0].kill()
-        failures = running.result()
-        told_s = time.monotonic() - killed
-        self.replace(job)
-        with self.subTest(kill):
-          self.assertLess(told_s, LEASE_S + GRACE_S)
-          for error in failures[1:]:
-            # None: it had all its rows, and they were right.
-            if error is not None:
-              self.assertIsInstance(error, shardwright.ShardwrightError)
-              self.assertEqual(error.reason, "PEER_LOST")
-              self.assertEqual(error.details.get("missing"), "0", error)
-        job.step(small, 5)
+        job.workers[dead].kill()
+        self.resume(job)
+        failures = watched.failures()
+        self.check_heard(failures, dead, time.monotonic() - killed)
+        # Its own trainer has no answer at all.
+        self.assertIsInstance(failures[dead], shardwright.ShardwrightError)
+        self.assertFalse(watched.has_ended(dead))
+        self.replace(job, dead)
+        job.step(small, 0)
+        watched.new_trainer(dead)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,11 @@ def temporary_directory():
   return pathlib.Path(path)
 
 
-def wait_until(condition, what, timeout_s=PATIENCE_S):
-  """Waits until `condition()` is true and returns what it returned."""
+def wait_until(condition, what, timeout_s=PATIENCE_S, pause_s=0.02):
+  """Waits until `condition()` is true and returns what it returned.
+
+  With no pause it is asked again and again, for what soon is over.
+  """
   deadline = time.monotonic() + timeout_s
   while True:
     value = condition()
@@ -47,7 +50,7 @@ def wait_until(condition, what, timeout_s=PATIENCE_S):
       return value
     if time.monotonic() > deadline:
       raise TimeoutError(f"waited {timeout_s} s for {what}")
-    time.sleep(0.02)
+    time.sleep(pause_s)
 
 
 class Answer:
@@ -127,6 +130,11 @@ class Process:
   def signal(self, number):
     if self.exit_code is None:
       self._process.send_signal(number)
+
+  def wait_stopped(self):
+    """After SIGSTOP: until no thread of it runs."""
+    # Its end, if that was first, is left to whoever waits for that.
+    os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
   def kill(self):
     """As a crash does: nothing in the process gets to run."""
