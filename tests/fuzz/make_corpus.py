@@ -74,6 +74,24 @@ pack { destination_rows: 2 source_rows: 8
     row_count: 1 } }
 parts { rows { count: 6 } } parts { rank: 1 rows { row: 6 count: 2 } }"""
 
+# Of whole lanes: what is sent comes back.
+ENCODER = """digest: 7 rank: 1 edges { encoder: "images" staging_rows: 3
+  transfers { peer: 5 rows { row: 2 count: 1 } rows { row: 4 count: 2 }
+    row_count: 3 staging_row: 0 returned { count: 3 } }
+  transfers { peer: 6 rows { row: 3 count: 1 } row_count: 1 tensor_row: 3
+    returned { count: 1 } } }
+pack { destination_rows: 3 source_rows: 6
+  entries { source_row: 2 destination_stride: 1 row_count: 1 }
+  entries { source_row: 4 destination_row: 1 destination_stride: 1
+    row_count: 2 } }
+parts { rows { count: 2 } } parts { rank: 1 rows { row: 2 count: 4 } }"""
+AS_IT_LIES = """digest: 7 edges { encoder: "images"
+  transfers { peer: 5 rows { count: 4 } row_count: 4 tensor_row: 0
+    returned { count: 2 } }
+  transfers { peer: 6 rows { count: 4 } row_count: 4 tensor_row: 0
+    returned { row: 2 count: 2 } } }
+pack { source_rows: 4 } parts { rows { count: 4 } }"""
+
 TABLE = """destination_rows: 4 source_rows: [3, 2]
 entries { source: 0 source_row: 1 destination_row: 0 destination_stride: 1
   row_count: 2 }
@@ -190,6 +208,24 @@ def make_copies(make):
                    make.message("plan", "CopyTable", table))
 
 
+def make_bridges(make):
+    plans = {"receiving": (RECEIVING, 5), "sending": (SENDING, 0),
+             "encoder": (ENCODER, 1), "as_it_lies": (AS_IT_LIES, 0),
+             "idle": ("rank: 3", 3)}
+    for name, (plan, rank) in plans.items():
+        for backward in ("false", "true"):
+            # Tensors that fit, and a lane.
+            make.write("bridge_fuzz", "%s_%s" % (name, backward), rank, 1, 1,
+                       make.message("worker", "RunBridgeRequest",
+                                    "plan { %s } backward: %s row_bytes: 2 "
+                                    'fill_value: "-"' % (plan, backward)))
+    make.write("bridge_fuzz", "brought", 5, 0, 0,
+               make.message("worker", "RunBridgeRequest",
+                            'plan { %s } row_bytes: 2 element_bytes: 2 '
+                            'sources { inline_data: "aabb" } sources {} '
+                            'shard { inline_data: ".........." }' % RECEIVING))
+
+
 def make_sequences(make):
     # Steps and choices are those of coordinator_fuzz.cc.
     apply_one, register, renew, form = 1, 2, 3, 4
@@ -264,6 +300,7 @@ def main():
     make = Maker(pathlib.Path(sys.argv[1]).resolve())
     make_plans(make)
     make_copies(make)
+    make_bridges(make)
     make_sequences(make)
 
 

@@ -1,5 +1,5 @@
 // The part of RunBridge() that sends nothing: what one call copies, sends and
-// receives, checked. Only bridge.cc uses it.
+// receives, checked. For bridge.cc, and a fuzz target.
 
 #ifndef WORKER_EXEC_BRIDGE_WORK_H_
 #define WORKER_EXEC_BRIDGE_WORK_H_
