@@ -1,8 +1,10 @@
 #include "tests/property/bridge_promises.h"
 
 #include <algorithm>
+#include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -28,23 +30,27 @@ absl::Status Broken(absl::string_view promise, Rank rank) {
   return absl::InternalError(absl::StrCat(promise, ": rank ", rank));
 }
 
-// Fresh and poisoned for every call.
+// Fresh and poisoned for every call of RunBridge().
 class PoisonedEngine : public HostBridgeEngine {
  public:
   absl::StatusOr<Bytes> Staging(int64_t byte_count) override {
-    staging_.assign(byte_count + kBehind, kPoison);
-    return Bytes(staging_.data(), byte_count);
+    asked_bytes_ += byte_count;
+    std::string& staging =
+        stagings_.emplace_back(byte_count + kBehind, kPoison);
+    return Bytes(staging.data(), byte_count);
   }
   bool IsIntact() const {
-    return staging_.empty() || staging_.substr(staging_.size() - kBehind) ==
-                                   std::string(kBehind, kPoison);
+    return std::all_of(stagings_.begin(), stagings_.end(),
+                       [](const std::string& staging) {
+                         return staging.substr(staging.size() - kBehind) ==
+                                std::string(kBehind, kPoison);
+                       });
   }
-  int64_t byte_count() const {
-    return staging_.empty() ? 0 : staging_.size() - kBehind;
-  }
+  int64_t asked_bytes() const { return asked_bytes_; }
 
  private:
-  std::string staging_;
+  std::deque<std::string> stagings_;
+  int64_t asked_bytes_ = 0;
 };
 
 // Rows of all samples, and of a lane the first one there.
@@ -59,7 +65,7 @@ struct Member {
   ShardPlan composed;  // Of a language rank.
   std::string shard;
   std::vector<std::string> sources;
-  PoisonedEngine engine;
+  std::optional<PoisonedEngine> engine;
   absl::StatusOr<BridgeResult> result = absl::UnknownError("not run");
 };
 
@@ -190,6 +196,7 @@ std::string AxisBytes(const World& world, const Member& member,
 
 void SetUp(const World& world, Direction direction, Member& member) {
   const bool forward = direction == Direction::kForward;
+  member.engine.emplace();
   if (member.plan.pack.has_value()) {
     member.sources = {
         OutputOf(world, member, AxisBytes(world, member, &Axis::rows))};
@@ -238,7 +245,7 @@ void Run(const World& world, Direction direction, Member& member,
   const std::string fill(1, '\x11');
   part.fill_value = fill;
   part.sequence = 5;
-  member.result = RunBridge(bridge, lane, part, member.engine);
+  member.result = RunBridge(bridge, lane, part, *member.engine);
 }
 
 void RunAll(World& world, Direction direction) {
@@ -264,29 +271,49 @@ void RunAll(World& world, Direction direction) {
   for (std::thread& thread : threads) thread.join();
 }
 
+// Of a language rank's shard, those that edges bring.
+int64_t RowsThatCome(const Member& member) {
+  int64_t rows = 0;
+  for (const RowCopy& entry : member.composed.embeddings->entries()) {
+    if (entry.source >= 0 &&
+        ComesByEdge(member, member.composed.sources[entry.source])) {
+      rows += entry.row_count;
+    }
+  }
+  return rows;
+}
+
+absl::Status CheckMemory(const World& world, const Member& member) {
+  const Rank rank = member.plan.rank;
+  RETURN_IF_ERROR(member.result.status());
+  if (!member.engine->IsIntact()) {
+    return Broken("nothing is written behind staging", rank);
+  }
+  if (!member.plan.placement.has_value()) return absl::OkStatus();
+  const int64_t asked = member.engine->asked_bytes();
+  if (asked > RowsThatCome(member) * world.row_bytes) {
+    return Broken("staging holds no more than comes by edges", rank);
+  }
+  const int64_t shard = static_cast<int64_t>(member.shard.size());
+  if (10 * (shard + asked) > 22 * shard) {
+    return Broken("a shard and its staging take 2.2 shards at most", rank);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckForward(World& world) {
   RunAll(world, Direction::kForward);
   for (const auto& [rank, member] : world.members) {
-    RETURN_IF_ERROR(member.result.status());
-    if (!member.engine.IsIntact()) {
-      return Broken("nothing is written behind staging", rank);
-    }
+    RETURN_IF_ERROR(CheckMemory(world, member));
     if (!member.plan.placement.has_value()) continue;
     ASSIGN_OR_RETURN(const std::string expected,
                      ComposedShard(world, member, &Axis::rows));
     if (member.shard != expected) {
       return Broken("a shard is that of the whole lane", rank);
     }
-    int64_t owned = 0;
-    for (const RowCopy& entry : member.composed.embeddings->entries()) {
-      if (entry.source >= 0 &&
-          ComesByEdge(member, member.composed.sources[entry.source])) {
-        owned += entry.row_count;
-      }
-    }
-    if (member.result->received_bytes != owned * world.row_bytes ||
-        member.result->sent_bytes != 0 ||
-        member.engine.byte_count() > owned * world.row_bytes) {
+    if (member.result->received_bytes !=
+            RowsThatCome(member) * world.row_bytes ||
+        member.result->sent_bytes != 0) {
       return Broken("a rank receives what it owns and no more", rank);
     }
   }
@@ -343,10 +370,7 @@ absl::Status CheckBackward(World& world) {
   ASSIGN_OR_RETURN(const auto sums, Sums(world));
   RunAll(world, Direction::kAdjoint);
   for (const auto& [rank, member] : world.members) {
-    RETURN_IF_ERROR(member.result.status());
-    if (!member.engine.IsIntact()) {
-      return Broken("nothing is written behind staging", rank);
-    }
+    RETURN_IF_ERROR(CheckMemory(world, member));
     if (member.plan.placement.has_value()) {
       RETURN_IF_ERROR(CheckLocalGradients(world, member));
       continue;

@@ -18,7 +18,9 @@ namespace shardwright {
 //   Backward: every rank of an encoder lane has the whole gradient, which is
 //   the sum over the language ranks, and each language rank that of its local
 //   sources.
-//   Nothing is written beside tensors and the staging that was asked for.
+//   Nothing is written beside tensors and the staging that was asked for. Of a
+//   language rank that is, in each direction, no more than what comes by edges;
+//   with the shard, at most 2.2 shards.
 // A broken promise is INTERNAL, and the message says which and where.
 absl::Status CheckBridge(const Layout& layout, const Batch& batch,
                          RandomValues& random);
