@@ -3,7 +3,12 @@
 
 #include "worker/comm/communicator.h"
 
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <numeric>
@@ -337,6 +342,42 @@ TEST(GlooCommunicatorTest, AMemberOfAnotherAttemptIsFoundOut) {
       AllOf(HasReason("PEER_LOST"),
             StatusIs(absl::StatusCode::kAborted, HasSubstr("lost rank 11"))));
   other.join();
+}
+
+// As a peer does that dies while it connects.
+void ConnectAndReset(const std::string& slot, int position) {
+  ASSERT_EQ(slot[0], '\4');  // Then the address, and a port by position.
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  std::memcpy(&address.sin_addr, &slot[1], sizeof(address.sin_addr));
+  std::memcpy(&address.sin_port, &slot[5 + position * 2],
+              sizeof(address.sin_port));
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  ASSERT_EQ(
+      connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)),
+      0);
+  const linger at_once = {1, 0};
+  ASSERT_EQ(setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)),
+            0);
+  close(fd);
+}
+
+TEST(GlooCommunicatorTest, APeerThatDiesWhileItConnectsEndsTheAttemptOnly) {
+  GlooOptions options;
+  options.host = "127.0.0.1";
+  options.connect_timeout = absl::Milliseconds(500);
+  auto factory = CreateGlooFactory(options);
+  ASSERT_THAT(factory, IsOk());
+  // Often enough to hit the moment at which Gloo's thread would have thrown.
+  for (int round = 0; round < 400; ++round) {
+    auto attempt = (*factory)->Begin({"language/tp/0", {10, 11}, 0, 7, {0}, 2});
+    ASSERT_THAT(attempt, IsOk());
+    const std::string slot = (*attempt)->Slots()->at(0);
+    ConnectAndReset(slot, 1);
+    if (round == 0) {
+      EXPECT_FALSE((*attempt)->Connect({slot, slot}).ok());
+    }
+  }
 }
 
 TEST(GlooCommunicatorTest, ASlotOfALargeCliqueFitsAWireSlot) {

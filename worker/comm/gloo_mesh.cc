@@ -12,6 +12,18 @@
 #include "gloo/transport/context.h"
 #include "proto/status/error.h"
 
+// Takes the place of Gloo's own, which the dynamic linker finds later. That one
+// throws where the connection is over already, as with a peer that dies while
+// it connects, in a thread in which nobody catches; the process would end. The
+// first byte that is read or written shows as much, and fails the pair alone.
+gloo::transport::tcp::Address gloo::transport::tcp::Address::fromPeerName(
+    int fd) {
+  sockaddr_storage address = {};
+  socklen_t size = sizeof(address);
+  (void)getpeername(fd, reinterpret_cast<sockaddr*>(&address), &size);
+  return Address(address);
+}
+
 namespace shardwright {
 
 GlooMesh::GlooMesh(int position, int size,
