@@ -83,29 +83,28 @@ class SessionReactor
     return absl::OkStatus();
   }
 
+  // Once the call is finished the reactor may be gone: it is not finished while
+  // it opens, nor with the lock held.
   void Opened(const absl::Status& status) {
-    const MutexLock lock(mutex_);
-    opening_ = false;
-    if (status.ok() && !cancelled_) {
-      StartWrite(&response_);
-    } else {
-      FinishLocked(status.ok() ? grpc::Status::CANCELLED
-                               : ToGrpcStatus(status));
+    {
+      const MutexLock lock(mutex_);
+      opening_ = false;
+      if (status.ok() && !cancelled_) {
+        StartWrite(&response_);
+        return;
+      }
+      finished_ = true;
     }
+    Finish(status.ok() ? grpc::Status::CANCELLED : ToGrpcStatus(status));
   }
-
-  // Once the call is finished the reactor may be gone: not while it opens.
   void Cancel() {
-    const MutexLock lock(mutex_);
-    cancelled_ = true;
-    if (!opening_) FinishLocked(grpc::Status::CANCELLED);
-  }
-
-  void FinishLocked(const grpc::Status& status)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (finished_) return;
-    finished_ = true;
-    Finish(status);
+    {
+      const MutexLock lock(mutex_);
+      cancelled_ = true;
+      if (opening_ || finished_) return;
+      finished_ = true;
+    }
+    Finish(grpc::Status::CANCELLED);
   }
 
   void End() {
