@@ -29,8 +29,9 @@ def bazel(command, *arguments):
 
 
 def find_benchmarks(names):
-  """Labels of the programs with the tag `benchmark`."""
-  labels = sorted(bazel("query", "attr(tags, benchmark, //...)").split())
+  """Labels of the programs with the tag `benchmark`, not `gpu_benchmark`."""
+  query = r"attr(tags, '\bbenchmark', //...)"  # An underscore is of a word.
+  labels = sorted(bazel("query", query).split())
   return [label for label in labels
           if not names or any(name in label for name in names)]
 
