@@ -1,6 +1,7 @@
 #include "worker/agent/agent.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -136,24 +137,27 @@ void Agent::OnRefused(const absl::Status& why, absl::Duration retry_in) {
 
 void Agent::OnNews(int64_t generation,
                    const std::vector<v1::LostMember>& lost) {
-  int aborted_count = 0;
+  // Kept until all are aborted: to destroy one may have to wait until the GPU
+  // has ended what another's lost member holds up.
+  std::vector<CliqueTable::Clique> aborted;
   for (const v1::LostMember& lost_member : lost) {
     const v1::MemberId& member = lost_member.member();
     if (member.kind() != options_.member.kind()) continue;
     const absl::Status why =
         PeerLost("this clique", {member.rank()}, lost_member.why());
     // Peers have been told of this member's own loss too.
-    const int count = member.rank() == options_.member.rank()
-                          ? cliques_.AbortAll(why)
-                          : cliques_.AbortWithRank(member.rank(), why);
+    std::vector<CliqueTable::Clique> cliques =
+        member.rank() == options_.member.rank()
+            ? cliques_.AbortAll(why)
+            : cliques_.AbortWithRank(member.rank(), why);
     spdlog::warn("event=peer_lost rank={} why=\"{}\" aborted_cliques={}",
-                 member.rank(), lost_member.why(), count);
-    aborted_count += count;
+                 member.rank(), lost_member.why(), cliques.size());
+    std::move(cliques.begin(), cliques.end(), std::back_inserter(aborted));
   }
   const MutexLock lock(mutex_);
   const bool is_new = generation != generation_;
   generation_ = generation;
-  if (is_new || aborted_count > 0) WakeLocked();
+  if (is_new || !aborted.empty()) WakeLocked();
 }
 
 void Agent::OnDisconnected(const absl::Status& why) {

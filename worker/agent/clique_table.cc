@@ -126,32 +126,29 @@ std::vector<CliqueTable::Clique> CliqueTable::AbortIf(
   return aborted;
 }
 
-int CliqueTable::AbortAll(const absl::Status& why) {
+std::vector<CliqueTable::Clique> CliqueTable::AbortAll(
+    const absl::Status& why) {
   return AbortIf(
-             [](const Clique& clique) { return clique.spec.ranks.size() > 1; },
-             why)
-      .size();
+      [](const Clique& clique) { return clique.spec.ranks.size() > 1; }, why);
 }
 
-int CliqueTable::AbortWithRank(int64_t rank, const absl::Status& why) {
+std::vector<CliqueTable::Clique> CliqueTable::AbortWithRank(
+    int64_t rank, const absl::Status& why) {
   return AbortIf(
-             [rank](const Clique& clique) {
-               const std::vector<int64_t>& ranks = clique.spec.ranks;
-               return std::find(ranks.begin(), ranks.end(), rank) !=
-                      ranks.end();
-             },
-             why)
-      .size();
+      [rank](const Clique& clique) {
+        const std::vector<int64_t>& ranks = clique.spec.ranks;
+        return std::find(ranks.begin(), ranks.end(), rank) != ranks.end();
+      },
+      why);
 }
 
-int CliqueTable::AbortAttempt(const v1::Attempt& attempt,
-                              const absl::Status& why) {
+std::vector<CliqueTable::Clique> CliqueTable::AbortAttempt(
+    const v1::Attempt& attempt, const absl::Status& why) {
   return AbortIf(
-             [&attempt](const Clique& clique) {
-               return SameAttempt(clique.attempt, attempt);
-             },
-             why)
-      .size();
+      [&attempt](const Clique& clique) {
+        return SameAttempt(clique.attempt, attempt);
+      },
+      why);
 }
 
 std::vector<CliqueTable::Clique> CliqueTable::CollectEnded() {

@@ -65,11 +65,12 @@ class CliqueTable {
   // ended.
   bool IsActive(const v1::Attempt& attempt) const;
 
-  // Aborts active cliques: all, those with a rank, one attempt. Returns how
-  // many.
-  int AbortAll(const absl::Status& why);
-  int AbortWithRank(int64_t rank, const absl::Status& why);
-  int AbortAttempt(const v1::Attempt& attempt, const absl::Status& why);
+  // Aborts active cliques: all, those with a rank, one attempt. Returns them:
+  // who lets go of the last one of a communicator waits for its end.
+  std::vector<Clique> AbortAll(const absl::Status& why);
+  std::vector<Clique> AbortWithRank(int64_t rank, const absl::Status& why);
+  std::vector<Clique> AbortAttempt(const v1::Attempt& attempt,
+                                   const absl::Status& why);
 
   // Aborts active cliques whose communicators have ended by themselves, and
   // returns them.

@@ -33,6 +33,27 @@ v1::Attempt AttemptNumber(int number) {
   return attempt;
 }
 
+// Keeps what it was asked for.
+class RecordingFactory : public CommunicatorFactory {
+ public:
+  std::string backend() const override { return loopback_.backend(); }
+  absl::StatusOr<std::unique_ptr<CommunicatorAttempt>> Begin(
+      const CliqueAttempt& attempt) override {
+    const MutexLock lock(mutex_);
+    begun_.push_back(attempt);
+    return loopback_.Begin(attempt);
+  }
+  std::vector<CliqueAttempt> begun() const {
+    const MutexLock lock(mutex_);
+    return begun_;
+  }
+
+ private:
+  LoopbackFactory loopback_;
+  mutable Mutex mutex_;
+  std::vector<CliqueAttempt> begun_ ABSL_GUARDED_BY(mutex_);
+};
+
 // Connects, but to no use.
 class BrokenFactory : public CommunicatorFactory {
  public:
@@ -84,7 +105,8 @@ class Member {
       changed_.NotifyAll();
       return v1::ReportCommunicatorsResponse();
     };
-    cliques_.Reset({{kClique, "tp", {10, 11}}}, absl::OkStatus());
+    cliques_.Reset({{kClique, "tp", {10, 11}, /*carries_rows=*/false}},
+                   absl::OkStatus());
     v1::Caller caller;
     caller.mutable_member()->set_rank(10 + position);
     formation_ = std::make_unique<Formation>(CoordinatorClient(connection_),
@@ -174,7 +196,7 @@ class FormationTest : public ::testing::Test {
     other.join();
   }
 
-  LoopbackFactory factory_;
+  RecordingFactory factory_;
   Member first_{0, factory_};
   Member second_{1, factory_};
 };
@@ -193,6 +215,9 @@ TEST_F(FormationTest, PublishesConnectsReportsAndInstalls) {
   const auto clique = first_.cliques().WaitActive("tp", absl::ZeroDuration());
   ASSERT_THAT(clique, IsOk());
   EXPECT_EQ(clique->attempt.number(), 1);
+  ASSERT_EQ(factory_.begun().size(), 2);
+  EXPECT_EQ(factory_.begun()[0].clique, kClique);
+  EXPECT_FALSE(factory_.begun()[0].carries_rows);
   // What is installed outlives the call.
   first_.EndFormation();
   second_.EndFormation();

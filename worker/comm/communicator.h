@@ -10,7 +10,10 @@
 #ifndef WORKER_COMM_COMMUNICATOR_H_
 #define WORKER_COMM_COMMUNICATOR_H_
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -18,7 +21,10 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "proto/sync/mutex.h"
 
 namespace shardwright {
 
@@ -54,7 +60,8 @@ struct Incoming {
 
 // Thread-safe: operations of one communicator run one after another, and
 // Abort() may be called at any time. All members must call the same operations
-// in the same order.
+// in the same order: who needs several that belong together, where others may
+// use the communicator too, has a Conversation (conversation.h).
 //
 // Errors of every operation. Afterwards the communicator has ended: it is of no
 // more use, and soon its peers' end as well, so that nobody waits for another.
@@ -107,6 +114,22 @@ class Communicator {
 
   // Ends what runs and refuses what comes, with `why`. The first call counts.
   virtual void Abort(const absl::Status& why) = 0;
+
+ protected:
+  // How long an operation may wait that begins now: `timeout`, but not beyond
+  // the deadline of the conversation that it is part of.
+  absl::Duration WithinDeadline(absl::Duration timeout) const {
+    const absl::Time deadline = absl::FromUnixNanos(deadline_nanos_);
+    return std::max(std::min(timeout, deadline - absl::Now()),
+                    absl::ZeroDuration());
+  }
+
+ private:
+  friend class Conversation;
+  static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+
+  Mutex conversation_;
+  std::atomic<int64_t> deadline_nanos_{kNever};
 };
 
 // Thread-safe. An attempt is used once: what another attempt was given never

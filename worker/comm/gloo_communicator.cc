@@ -31,9 +31,9 @@ constexpr std::chrono::hours kForEver(24 * 365 * 10);
 constexpr uint64_t kProbeTag = ~uint64_t{0};
 constexpr uint64_t kWatchTag = kProbeTag - 1;
 
-// How long a member that ends because it has lost another keeps its connections
-// open. Who saw them break before those of the lost member would name the wrong
-// one.
+// How long a member that ends because it has lost another, or waited for it in
+// vain, keeps its connections open. Who saw them break before it has found out
+// itself would name the wrong one.
 constexpr absl::Duration kLinger = absl::Milliseconds(250);
 
 // One that is on its way. Gloo says of a buffer what has come last, and not
@@ -70,11 +70,13 @@ class GlooCommunicator : public Communicator {
   absl::Status AllGatherV(absl::Span<const char> input,
                           absl::Span<const int64_t> byte_counts,
                           absl::Span<char> output) override {
-    return Gather(input, byte_counts, output, options_.operation_timeout);
+    return Gather(input, byte_counts, output,
+                  WithinDeadline(options_.operation_timeout));
   }
   absl::Status Exchange(absl::Span<const Outgoing> sends,
                         absl::Span<const Incoming> receives) override {
-    return Exchange(sends, receives, options_.operation_timeout);
+    return Exchange(sends, receives,
+                    WithinDeadline(options_.operation_timeout));
   }
   absl::Status Barrier() override {
     const char token = 0;
@@ -91,7 +93,8 @@ class GlooCommunicator : public Communicator {
     const MutexLock lock(mutex_);
     if (!end_.ok()) return;
     end_ = why;
-    if (watched_ && ReasonOf(why) == "PEER_LOST") {
+    const std::string reason = ReasonOf(why);
+    if (watched_ && (reason == "PEER_LOST" || reason == "MEMBERS_MISSING")) {
       close_at_ = absl::Now() + kLinger;
     } else {
       context_->closeConnections();

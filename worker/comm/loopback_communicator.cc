@@ -151,8 +151,8 @@ class LoopbackCommunicator : public Communicator {
  private:
   absl::StatusOr<std::shared_ptr<const Inputs>> Meet(Input input)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_) {
-    absl::StatusOr<std::shared_ptr<const Inputs>> inputs =
-        clique_->Exchange(position_, std::move(input), timeout_);
+    absl::StatusOr<std::shared_ptr<const Inputs>> inputs = clique_->Exchange(
+        position_, std::move(input), WithinDeadline(timeout_));
     RETURN_IF_ERROR(OwnEnd());
     return inputs;
   }

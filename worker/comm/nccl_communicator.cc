@@ -133,10 +133,8 @@ class NcclCommunicator : public Communicator {
   const NcclOptions options_;
   const NcclLibrary& nccl_;
 
-  // One operation at a time.
-  Mutex operation_mutex_;
-  // The two are constant once connected; what is in staging_ is the
-  // operation's.
+  Mutex operation_mutex_;  // One at a time.
+  // The two are constant once connected; staging_ holds the operation's bytes.
   cudaStream_t stream_ = nullptr;
   char* staging_ = nullptr;
 
@@ -289,7 +287,8 @@ void NcclCommunicator::Watch() {
 
 template <typename Start>
 absl::Status NcclCommunicator::Run(const char* step, Start start) {
-  const absl::Time deadline = absl::Now() + options_.operation_timeout;
+  const absl::Duration timeout = WithinDeadline(options_.operation_timeout);
+  const absl::Time deadline = absl::Now() + timeout;
   {
     const MutexLock lock(mutex_);
     if (!end_.ok()) return end_;
@@ -298,7 +297,7 @@ absl::Status NcclCommunicator::Run(const char* step, Start start) {
       return FailLocked(step, result);
     }
   }
-  return Await(step, deadline, options_.operation_timeout);
+  return Await(step, deadline, timeout);
 }
 
 // Between host and staging, while nothing else is in the stream.

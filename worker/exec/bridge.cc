@@ -8,6 +8,7 @@
 #include "proto/plan/fingerprint.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
+#include "worker/comm/conversation.h"
 #include "worker/exec/agreement.h"
 #include "worker/exec/bridge_work.h"
 
@@ -93,6 +94,7 @@ uint64_t DigestOf(const std::vector<RoutePart>& parts) {
 // that could not copy its own comes as well, so that the others do not wait.
 absl::Status ShareParts(Communicator& lane, const BridgePart& part,
                         const absl::Status& own) {
+  const Conversation conversation(lane, part.deadline);
   std::vector<Term> terms = TermsOf(part);
   terms.push_back({"INVALID_PLAN", "the lane's ranks differ in their parts",
                    DigestOf(part.plan.parts), /*is_digest=*/true});
@@ -122,6 +124,7 @@ absl::Status ShareParts(Communicator& lane, const BridgePart& part,
 absl::Status Transfer(Communicator& bridge, Communicator* lane,
                       const BridgePart& part, const BridgeWork& work,
                       BridgeEngine& engine, const absl::Status& own) {
+  const Conversation conversation(bridge, part.deadline);
   absl::Status moved = AgreeToMove(bridge, part, work, own);
   if (moved.ok()) moved = bridge.Exchange(work.sends, work.receives);
   if (lane == nullptr) return moved;

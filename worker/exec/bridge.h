@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "proto/plan/copy_table.h"
 #include "proto/plan/route_plan.h"
@@ -87,6 +88,9 @@ struct BridgePart {
 
   // Of the micro-batch, as the members count them; equal at all of them.
   uint64_t sequence = 0;
+
+  // By when the members must have met, and rows been moved.
+  absl::Time deadline = absl::InfiniteFuture();
 };
 
 // What was passed to the bridge's send and receive calls.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "proto/plan/codec.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
+#include "worker/comm/conversation.h"
 #include "worker/exec/agreement.h"
 
 namespace shardwright {
@@ -27,7 +29,7 @@ absl::Status CheckPart(const GatherPart& part) {
       part.shard, {}, Direction::kAdjoint);
 }
 
-// Gathers byte strings whose sizes all members know.
+// Gathers byte strings whose sizes all members know, and for which they wait.
 absl::StatusOr<std::string> GatherBytes(Communicator& communicator,
                                         ConstBytes mine,
                                         const std::vector<int64_t>& counts) {
@@ -41,9 +43,12 @@ absl::StatusOr<std::string> GatherBytes(Communicator& communicator,
   try {
     all.resize(total);
   } catch (const std::bad_alloc&) {
-    return Error(absl::StatusCode::kResourceExhausted, "OUT_OF_MEMORY",
-                 absl::StrCat("the shards of all members are ", total,
-                              " bytes, more than there is memory"));
+    const absl::Status refused =
+        Error(absl::StatusCode::kResourceExhausted, "OUT_OF_MEMORY",
+              absl::StrCat("the shards of all members are ", total,
+                           " bytes, more than there is memory"));
+    communicator.Abort(refused);
+    return refused;
   }
   RETURN_IF_ERROR(communicator.AllGatherV(mine, counts, absl::MakeSpan(all)));
   return all;
@@ -135,6 +140,8 @@ absl::StatusOr<std::vector<int64_t>> GatherShards(Communicator& communicator,
   const absl::Status own = refusal.ok() ? CheckPart(part) : refusal;
   const std::string table =
       own.ok() ? ToProto(part.table).SerializeAsString() : "";
+  std::optional<Conversation> conversation;
+  conversation.emplace(communicator, part.deadline);
   ASSIGN_OR_RETURN(
       const std::vector<Declared> sizes,
       Agree(communicator, "gather",
@@ -154,6 +161,7 @@ absl::StatusOr<std::vector<int64_t>> GatherShards(Communicator& communicator,
                    GatherBytes(communicator, table, table_counts));
   ASSIGN_OR_RETURN(const std::string shards,
                    GatherBytes(communicator, part.shard, shard_counts));
+  conversation.reset();
   ASSIGN_OR_RETURN(const std::vector<Holding> holdings,
                    ReadTables(communicator.ranks(), table_counts, shard_counts,
                               part, tables));

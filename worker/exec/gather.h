@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "proto/plan/copy_table.h"
 #include "worker/comm/communicator.h"
@@ -23,6 +24,9 @@ struct GatherPart {
   int64_t row_bytes = 0;
   ConstBytes shard;            // The table's destination: only read.
   std::vector<Bytes> sources;  // Written; equal sizes at all members.
+
+  // By when the members must have met.
+  absl::Time deadline = absl::InfiniteFuture();
 };
 
 // How many rows of each source came back. Rows that no member holds are left as

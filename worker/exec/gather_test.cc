@@ -168,6 +168,47 @@ TEST(GatherTest, ABadPartIsRefusedAtOnceEverywhere) {
             StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("rank 4"))));
 }
 
+// Members whose threads come in other orders are told; nothing mixes.
+TEST(GatherTest, CallsAtOnceDoNotMix) {
+  LoopbackFactory factory;
+  const auto call = [](Communicator& communicator, int position, char letter) {
+    // Of 3 rows and of 300, so that no message of one fits the other.
+    const int64_t rows = letter == 'x' ? 3 : 300;
+    const std::string shard(rows, letter);
+    std::string source(2 * rows, '?');
+    GatherPart part;
+    part.digest = letter;
+    part.row_bytes = 1;
+    part.table = *CopyTable::Create({{0, position * rows, 0, 1, rows}},
+                                    {2 * rows}, rows);
+    part.shard = shard;
+    part.sources = {absl::MakeSpan(source)};
+    const auto restored = GatherShards(communicator, part);
+    if (!restored.ok()) {
+      EXPECT_THAT(restored, HasReason("DIGEST_MISMATCH"));
+    }
+    EXPECT_EQ(source, std::string(2 * rows, restored.ok() ? letter : '?'));
+  };
+  std::vector<std::thread> members;
+  for (int i = 0; i < 2; ++i) {
+    members.emplace_back([&, i] {
+      CliqueAttempt attempt;
+      attempt.clique = "language/tp_cp/0";
+      attempt.ranks = {4, 5};
+      attempt.position = i;
+      auto connected = (*factory.Begin(attempt))->Connect({});
+      ASSERT_THAT(connected, IsOk());
+      for (int round = 0; round < 200; ++round) {
+        std::thread other([&] { call(**connected, i, 'y'); });
+        call(**connected, i, 'x');
+        other.join();
+      }
+      EXPECT_THAT((*connected)->Barrier(), IsOk());
+    });
+  }
+  for (std::thread& member : members) member.join();
+}
+
 TEST(GatherTest, ARefusalReachesTheOthers) {
   const auto members = TwoMembers();
   members[1]->refusal = absl::NotFoundError("no such session");

@@ -165,11 +165,13 @@ absl::Status BridgeRunner::Run(
   }
   BridgeEngine& engine =
       on_gpu.has_value() ? static_cast<BridgeEngine&>(*on_gpu) : slot.host;
+  BridgePart part;
+  if (refusal.ok()) part = std::move((*call)->part);
+  part.deadline = deadline;
   CallersTurn callers_turn(turn, caller, *bridge.communicator, lane.get());
   ASSIGN_OR_RETURN(const BridgeResult result,
-                   RunBridge(*bridge.communicator, lane.get(),
-                             refusal.ok() ? (*call)->part : BridgePart(),
-                             engine, &callers_turn, refusal));
+                   RunBridge(*bridge.communicator, lane.get(), part, engine,
+                             &callers_turn, refusal));
   turn.Succeed();
   response.set_sent_bytes(result.sent_bytes);
   response.set_received_bytes(result.received_bytes);

@@ -9,12 +9,16 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "client/cc/worker_client.h"
 #include "gmock/gmock.h"
+#include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
 #include "proto/plan/codec.h"
+#include "proto/status/error.h"
 #include "proto/status/status_matchers.h"
+#include "shardwright/v1/worker.grpc.pb.h"
 #include "worker/agent/clique_table.h"
 #include "worker/comm/loopback_communicator.h"
 #include "worker/device/host_device.h"
@@ -228,12 +232,40 @@ absl::Status StatusOf(const CliqueTable& cliques) {
   return cliques.List()[0].communicator->status();
 }
 
-// Loopback waits 10 s for peers.
+// Before the callers stop waiting themselves, though loopback waits for 10 s.
+TEST_F(BridgeServiceTest, ATrainerThatDoesNotCallIsNamed) {
+  std::vector<Response> responses(kRanks, absl::UnknownError("not called"));
+  OnAllRanks([&](int rank) {
+    if (rank == 0) return;
+    responses[rank] = workers_[rank].Impatient().RunBridge(RequestOf(rank, 0));
+  });
+  for (int rank : {1, 2}) {
+    EXPECT_THAT(responses[rank], HasReason("MEMBERS_MISSING"));
+    EXPECT_EQ(DetailOf(responses[rank].status()).missing().ranges(), "0");
+  }
+}
+
 TEST_F(BridgeServiceTest, ACallerThatLeavesEndsTheTransferThatWaits) {
-  EXPECT_EQ(workers_[0].Impatient().RunBridge(RequestOf(0, 0)).status().code(),
-            absl::StatusCode::kDeadlineExceeded);
-  EXPECT_TRUE(
-      Eventually([this] { return !StatusOf(workers_[0].cliques).ok(); }));
+  const auto stub = v1::WorkerService::NewStub(grpc::CreateChannel(
+      workers_[0].server->address(), grpc::InsecureChannelCredentials()));
+  // Later each time: who leaves before it is its turn ends nothing.
+  for (absl::Duration wait = absl::Milliseconds(10);
+       StatusOf(workers_[0].cliques).ok() && wait < absl::Seconds(10);
+       wait *= 2) {
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Minutes(1)));
+    const absl::Time leaves_at = absl::Now() + wait;
+    std::thread leaves([&] {
+      EXPECT_TRUE(Eventually([&] { return absl::Now() > leaves_at; }));
+      context.TryCancel();
+    });
+    v1::RunBridgeResponse response;
+    EXPECT_EQ(
+        stub->RunBridge(&context, RequestOf(0, 0), &response).error_code(),
+        grpc::StatusCode::CANCELLED);
+    leaves.join();
+    (void)Eventually([&] { return absl::Now() > leaves_at + wait; });
+  }
   EXPECT_THAT(StatusOf(workers_[0].cliques), HasReason("CLIENT_GONE"));
   EXPECT_THAT(workers_[1].client.RunBridge(RequestOf(1, 0)),
               HasReason("PEER_LOST"));

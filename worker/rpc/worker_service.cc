@@ -23,6 +23,15 @@ absl::Status TooManyCalls() {
       absl::StrCat(WorkQueue::kCapacity, " calls are waiting already"));
 }
 
+// When what waits for other members ends, of a call with this deadline: the
+// caller shall hear who was missing, and its memory be its own again, before it
+// stops waiting.
+absl::Time EndBy(absl::Time deadline) {
+  constexpr absl::Duration kMargin = absl::Seconds(2);
+  const absl::Duration left = deadline - absl::Now();
+  return deadline - std::min(kMargin, left / 4);
+}
+
 // Answers from a thread of `queue`, with what `run` returns. Owns itself, as
 // reactors do.
 class Answer : public grpc::ServerUnaryReactor {
@@ -214,7 +223,7 @@ grpc::ServerUnaryReactor* WorkerService::GatherShards(
     grpc::CallbackServerContext* context,
     const v1::GatherShardsRequest* request,
     v1::GatherShardsResponse* response) {
-  const absl::Time deadline = absl::FromChrono(context->deadline());
+  const absl::Time deadline = EndBy(absl::FromChrono(context->deadline()));
   return new Answer(gathers_,
                     [this, request, response, deadline](Caller& caller) {
                       return Gather(caller, *request, deadline, *response);
@@ -224,7 +233,7 @@ grpc::ServerUnaryReactor* WorkerService::GatherShards(
 grpc::ServerUnaryReactor* WorkerService::RunBridge(
     grpc::CallbackServerContext* context, const v1::RunBridgeRequest* request,
     v1::RunBridgeResponse* response) {
-  const absl::Time deadline = absl::FromChrono(context->deadline());
+  const absl::Time deadline = EndBy(absl::FromChrono(context->deadline()));
   return new Answer(
       bridges_, [this, request, response, deadline](Caller& caller) {
         return bridge_.Run(*request, SessionOf(request->session_id()),
@@ -335,6 +344,7 @@ absl::Status WorkerService::Gather(Caller& caller,
     part = {request.digest(), operation->table(), operation->row_bytes(),
             operation->destination(), operation->sources()};
   }
+  part.deadline = deadline;
   // Others may be at it too, and get none of this rank's: the clique is over.
   const Caller::WhenGone when_gone(caller, [&](const absl::Status& why) {
     clique.communicator->Abort(why);
