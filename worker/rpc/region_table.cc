@@ -284,9 +284,14 @@ absl::Status RegionTable::Run(const std::function<absl::Status()>& body,
   }
   // Also after a failure, and for a caller that has left: what was started
   // still runs.
-  ASSIGN_OR_RETURN(const bool idle,
-                   Await([this] { return stream_->IsIdle(); }, Caller()));
-  if (!idle && status.ok()) {
+  const auto is_idle = [this] { return stream_->IsIdle(); };
+  const absl::StatusOr<bool> idle = Await(is_idle, Caller());
+  if (!idle.ok()) {
+    // A session that has ended: what its copies use is somebody else's next.
+    (void)WaitUntil(is_idle, kEndWait);
+    return idle.status();
+  }
+  if (!*idle && status.ok()) {
     return Error(absl::StatusCode::kDataLoss, "DEVICE_FAILED",
                  absl::StrCat("the copies still run after ",
                               absl::FormatDuration(kRunWait)));
