@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "proto/option/integer.h"
+
 namespace shardwright {
 namespace {
 
@@ -30,11 +32,11 @@ std::optional<int> ParseOptions(int argc, const char* const* argv,
       ->capture_default_str();
   app.add_option("--lease-ttl", lease_ttl_seconds,
                  "seconds that a member may be silent")
-      ->check(CLI::Range(1, 3600))
+      ->transform(CLI::Validator(IntegerIn(1, 3600), "INT in [1 - 3600]"))
       ->capture_default_str();
   app.add_option("--admission-rate", options.admission_rate,
                  "registrations and layouts a second; four times that at once")
-      ->check(CLI::Range(1, 1000000))
+      ->transform(CLI::Validator(IntegerIn(1, 1000000), "INT in [1 - 1000000]"))
       ->capture_default_str();
   app.add_option("--layout", options.layout_files,
                  "layout file to apply at start; may be repeated");

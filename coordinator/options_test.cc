@@ -63,9 +63,18 @@ TEST(OptionsTest, TakesEveryFlag) {
   EXPECT_EQ(options.admission_rate, 7);
 }
 
+TEST(OptionsTest, NumbersAreDecimal) {
+  CoordinatorOptions options;
+  EXPECT_EQ(Parse({"--lease-ttl=010", "--admission-rate=08"}, options),
+            std::nullopt);
+  EXPECT_EQ(options.lease_ttl, absl::Seconds(10));
+  EXPECT_EQ(options.admission_rate, 8);
+}
+
 TEST(OptionsTest, MistakesEndWithTheCodeForUsage) {
   for (const char* mistake :
        {"--lease-ttl=0", "--admission-rate=0", "--lease-ttl=soon",
+        "--lease-ttl=0x10", "--admission-rate=99999999999999999999",
         "--store=paper", "--log-level=all", "--no-such-flag", "stray"}) {
     CoordinatorOptions options;
     EXPECT_THAT(Parse({mistake}, options), Optional(2)) << mistake;

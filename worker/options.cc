@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "proto/option/integer.h"
 #include "proto/plan/group_kind.h"
 #include "proto/plan/layout.h"
 
@@ -34,7 +35,7 @@ std::optional<int> ParseOptions(int argc, const char* const* argv,
       ->required();
   app.add_option("--rank", options.rank, "rank in the job")
       ->required()
-      ->check(CLI::Range(int64_t{0}, kWorldSizeMax - 1));
+      ->transform(CLI::Validator(IntegerIn(0, kWorldSizeMax - 1), ""));
   app.add_option(
          "--listen", options.listen,
          "host:port to serve on; port 0 picks a free one; other workers "
@@ -53,7 +54,7 @@ std::optional<int> ParseOptions(int argc, const char* const* argv,
          "--form-timeout", form_timeout_seconds,
          "seconds to wait for other members before saying so and trying "
          "again")
-      ->check(CLI::Range(1, 3600))
+      ->transform(CLI::Validator(IntegerIn(1, 3600), "INT in [1 - 3600]"))
       ->capture_default_str();
   app.add_option("--kinds", options.kinds,
                  "group kinds to form communicators for, comma-separated; all "

@@ -53,6 +53,8 @@ TEST(WorkerOptionsTest, MistakesAreUsageErrors) {
       {"--rank", "0"},
       {"--job", "vlm", "--rank", "-1"},
       {"--job", "vlm", "--rank", "x"},
+      {"--job", "vlm", "--rank", "0x10"},
+      {"--job", "vlm", "--rank", "99999999999999999999"},
       {"--job", "vlm", "--rank", "0", "--device", "tpu"},
       {"--job", "vlm", "--rank", "0", "--kinds", "tp,nope"},
       {"--job", "vlm", "--rank", "0", "--form-timeout", "0"},
@@ -64,6 +66,15 @@ TEST(WorkerOptionsTest, MistakesAreUsageErrors) {
     WorkerOptions options;
     EXPECT_EQ(Parse(mistake, options), 2) << ::testing::PrintToString(mistake);
   }
+}
+
+TEST(WorkerOptionsTest, NumbersAreDecimal) {
+  WorkerOptions options;
+  ASSERT_EQ(
+      Parse({"--job", "vlm", "--rank", "010", "--form-timeout", "08"}, options),
+      std::nullopt);
+  EXPECT_EQ(options.rank, 10);
+  EXPECT_EQ(options.form_timeout, absl::Seconds(8));
 }
 
 TEST(WorkerOptionsTest, HelpAndReadmeNameTheSameFlags) {

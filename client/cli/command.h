@@ -3,7 +3,9 @@
 #ifndef CLIENT_CLI_COMMAND_H_
 #define CLIENT_CLI_COMMAND_H_
 
+#include <cstdint>
 #include <functional>
+#include <limits>
 #include <ostream>
 #include <string>
 #include <utility>
@@ -14,6 +16,7 @@
 #include "absl/strings/string_view.h"
 #include "client/cli/terminal.h"
 #include "nlohmann/json.hpp"
+#include "proto/option/integer.h"
 
 namespace shardwright {
 
@@ -84,6 +87,13 @@ CLI::Validator OneOf(const std::vector<std::pair<std::string, Enum>>& choices) {
         return "'" + text + "' is not one of " + words;
       },
       /*validator_desc=*/"");
+}
+
+// Takes whole numbers in [first, last], as IntegerIn() does.
+inline CLI::Validator Integer(
+    int64_t first = std::numeric_limits<int64_t>::min(),
+    int64_t last = std::numeric_limits<int64_t>::max()) {
+  return CLI::Validator(IntegerIn(first, last), /*validator_desc=*/"");
 }
 
 // Adds -o and --no-color. `console` and `format` outlive `command`.

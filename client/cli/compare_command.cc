@@ -128,6 +128,7 @@ void AddCompareCommand(CLI::App& plan, Console& console, Outcome& outcome) {
       "Documents", "the lengths of the documents of one pack");
   lengths.add_option("--lengths", options->lengths, "lengths in tokens")
       ->delimiter(',')
+      ->transform(Integer())
       ->type_name("N,N,...");
   lengths
       .add_option("--lengths-file", options->lengths_file,
@@ -137,17 +138,20 @@ void AddCompareCommand(CLI::App& plan, Console& console, Outcome& outcome) {
       .add_option("--cu-seqlens", options->cu_seqlens,
                   "starts of the documents, and the total")
       ->delimiter(',')
+      ->transform(Integer())
       ->type_name("0,N,...");
   lengths.require_option(1);
   compare
       .add_option("--cp", options->cps,
                   "context-parallel sizes (default: the layout's, or 1,2,4,8)")
       ->delimiter(',')
+      ->transform(Integer())
       ->type_name("N,N,...");
   compare
       .add_option("--tp", options->tp,
                   "tensor-parallel size of sequence parallelism (default: the "
                   "layout's, or 1)")
+      ->transform(Integer())
       ->type_name("N");
   AddPlanSourceOptions(compare, options->source, /*required=*/false);
   AddOutputOption(compare, console, options->format);

@@ -270,6 +270,7 @@ void AddDescribeCommands(CLI::App& app, Console& console, Outcome& outcome) {
                   [&console, options, run] { return run(console, *options); })
         .add_option("rank", options->rank, "rank")
         ->required()
+        ->transform(Integer())
         ->type_name("N");
   };
   add("rank", "Who a rank is, and whom it talks to", DescribeRank);

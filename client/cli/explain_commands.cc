@@ -149,7 +149,10 @@ void AddExplainRank(CLI::App& explain, Console& console, Outcome& outcome) {
   const auto options = std::make_shared<RankOptions>();
   CLI::App& rank = *explain.add_subcommand(
       "rank", "Why a rank is in each of its groups, by the arithmetic");
-  rank.add_option("rank", options->rank, "rank")->required()->type_name("N");
+  rank.add_option("rank", options->rank, "rank")
+      ->required()
+      ->transform(Integer())
+      ->type_name("N");
   AddPlanSourceOptions(rank, options->source);
   AddOutputOption(rank, console, options->format);
   OnChosen(rank, outcome, [&console, options] {

@@ -271,6 +271,7 @@ void AddGetCommands(CLI::App& app, Console& console, Outcome& outcome) {
   add("events", "What has happened lately in a job", JobNeed::kRequired,
       GetEvents)
       .add_option("--after", options->after, "only events after this number")
+      ->transform(Integer())
       ->type_name("N");
 }
 

@@ -100,6 +100,7 @@ void AddJobCommands(CLI::App& app, Console& console, Outcome& outcome) {
   apply
       .add_option("--if-generation", options->if_generation,
                   "only if this is the generation in force; 0: no such job yet")
+      ->transform(Integer())
       ->type_name("N");
   apply.add_flag("--dry-run", options->dry_run,
                  "check and answer, but change nothing");

@@ -149,6 +149,7 @@ void AddCommonOptions(CLI::App& command, Console& console,
                       Arguments& arguments) {
   AddPlanSourceOptions(command, arguments.source);
   command.add_option("--rank", arguments.rank, "only this rank")
+      ->transform(Integer())
       ->type_name("RANK");
   command.add_flag("--rows", arguments.rows,
                    "with -o json: also each position by number");
@@ -164,7 +165,7 @@ void AddRouteCommand(CLI::App& plan, Console& console, Outcome& outcome) {
   route
       .add_option("--row-bytes", arguments->row_bytes,
                   "bytes of a row, to count bytes too")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+      ->transform(Integer(1, int64_t{1} << 24))
       ->type_name("N");
   route.add_flag("--rows", arguments->rows,
                  "with -o json: also the rows of each transfer");
@@ -191,21 +192,25 @@ void AddPlanCommands(CLI::App& app, Console& console, Outcome& outcome) {
       .add_option("--seq-length", arguments->shape.seq_length,
                   "tokens of a sample or pack, padding included")
       ->required()
+      ->transform(Integer())
       ->type_name("S");
   arguments->shape.micro_batch_size = 1;
   shard
       .add_option("--micro-batch", arguments->shape.micro_batch_size,
                   "samples of a lane (default 1)")
+      ->transform(Integer())
       ->type_name("B");
   shard
       .add_option("--cu-seqlens-padded", arguments->shape.cu_seqlens_padded,
                   "THD: starts of the documents with padding, and the total")
       ->delimiter(',')
+      ->transform(Integer())
       ->type_name("0,N,...");
   shard
       .add_option("--cu-seqlens", arguments->shape.cu_seqlens,
                   "the same without padding, to count the padding")
       ->delimiter(',')
+      ->transform(Integer())
       ->type_name("0,N,...");
   AddCommonOptions(shard, console, *arguments);
   OnChosen(shard, outcome, [&console, arguments] {

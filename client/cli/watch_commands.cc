@@ -192,12 +192,14 @@ void AddWatchCommands(CLI::App& app, Console& console, Outcome& outcome) {
                 [&console, options] { return WatchLayouts(console, *options); })
       .add_option("--revision", options->revision,
                   "only what came after this revision (default 0: all)")
+      ->transform(Integer())
       ->type_name("N");
   AddJobCommand(watch, "events", "What happens in a job", JobNeed::kRequired,
                 *options, console, outcome,
                 [&console, options] { return WatchEvents(console, *options); })
       .add_option("--after", options->after,
                   "only events after this number (default 0: all)")
+      ->transform(Integer())
       ->type_name("N");
 }
 

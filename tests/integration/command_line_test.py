@@ -114,6 +114,32 @@ class CommandLineTest(unittest.TestCase):
         self.assertEqual(online.err, offline.err)
         self.assertEqual(offline.out, "")
 
+  def test_zeros_before_a_number_mean_nothing(self):
+    for padded, plain in (
+        (["explain", "rank", "07"], ["explain", "rank", "7"]),
+        (["plan", "shard", "--module", "language", "--seq-length", "024",
+          "--micro-batch", "03", "--cu-seqlens-padded", "0,08,024", "--rank",
+          "06"],
+         ["plan", "shard", "--module", "language", "--seq-length", "24",
+          "--micro-batch", "3", "--cu-seqlens-padded", "0,8,24", "--rank",
+          "6"]),
+        (["plan", "route", "--batch", self.batch, "--row-bytes", "064"],
+         ["plan", "route", "--batch", self.batch, "--row-bytes", "64"]),
+        (["plan", "compare", "--lengths", "010,011", "--cp", "02", "--tp",
+          "02"],
+         ["plan", "compare", "--lengths", "10,11", "--cp", "2", "--tp", "2"]),
+        (["plan", "compare", "--cu-seqlens", "0,010,020"],
+         ["plan", "compare", "--cu-seqlens", "0,10,20"]),
+    ):
+      with self.subTest(command=padded):
+        self.assertEqual(self.offline(*padded, "-o", "json").out,
+                         self.offline(*plain, "-o", "json").out)
+    for command in (["describe", "rank", "06"],
+                    ["get", "events", "--after", "08"]):
+      self.assertEqual(self.online(*command).exit_code, 0)
+    answer = self.coordinator.apply(LAYOUT, "--if-generation", "0999")
+    self.assertEqual(answer.exit_code, 8, answer)
+
   def test_usage_errors_are_2(self):
     for command in ([], ["plan"], ["plot"], ["plan", "shard"],
                     PLAN_SHARD, ["apply"], ["layout", "validate"],
@@ -184,6 +210,13 @@ class CommandLineTest(unittest.TestCase):
          " plan"),
         (["plan", "compare", "--lengths", "3", "--cp", "x"],
          "--cp: 'x' is not a number", " plan compare"),
+        (PLAN_SHARD[:-1] + ["99999999999999999999", "--layout", "x"],
+         "--seq-length: '99999999999999999999' is out of range: "
+         "from -9223372036854775808 to 9223372036854775807", " plan shard"),
+        (["explain", "rank", "0x5", "--layout", "x"],
+         "rank: '0x5' is not a number", " explain rank"),
+        (["plan", "route", "--row-bytes", "0", "--layout", "x", "--batch", "x"],
+         "--row-bytes: '0' is out of range: from 1 to 16777216", " plan route"),
         (["plan", "compare", "--lengths", "3", "--tp"], "--tp needs a value",
          " plan compare"),
         (["plan", "compare"],
