@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "client/cli/yaml_text.h"
+#include "proto/plan/problem.h"
 #include "proto/status/error.h"
 
 namespace shardwright {
@@ -92,6 +94,13 @@ absl::Status WithHint(const absl::Status& status, absl::string_view more) {
   if (more.empty()) return status;
   return Error(status.code(), absl::StrCat(status.message(), "; ", more),
                DetailOf(status));
+}
+
+std::string NotOneOf(const std::string& text,
+                     const std::vector<std::string>& words) {
+  const std::string hint = DidYouMean(text, words);
+  return absl::StrCat("'", text, "' is not one of ", absl::StrJoin(words, ", "),
+                      hint.empty() ? "" : ": ", hint);
 }
 
 void Console::PrintDocument(const nlohmann::ordered_json& json,

@@ -71,20 +71,24 @@ absl::Status WithHint(const absl::Status& status, absl::string_view more);
 void OnChosen(CLI::App& command, Outcome& outcome,
               std::function<absl::Status()> run);
 
+// "'jsn' is not one of table, json: did you mean 'json'?"
+std::string NotOneOf(const std::string& text,
+                     const std::vector<std::string>& words);
+
 // Takes one of a few words for an enumeration; the error lists them.
 template <typename Enum>
 CLI::Validator OneOf(const std::vector<std::pair<std::string, Enum>>& choices) {
   return CLI::Validator(
       [choices](std::string& text) -> std::string {
-        std::string words;
+        std::vector<std::string> words;
         for (const auto& [word, value] : choices) {
           if (text == word) {
             text = std::to_string(static_cast<int>(value));
             return "";
           }
-          words += (words.empty() ? "" : ", ") + word;
+          words.push_back(word);
         }
-        return "'" + text + "' is not one of " + words;
+        return NotOneOf(text, words);
       },
       /*validator_desc=*/"");
 }

@@ -36,15 +36,35 @@ std::vector<std::string> CommandNames(const CLI::App& command) {
   return names;
 }
 
-std::string UnknownWord(const CLI::App& command, absl::string_view text) {
+// The word that parsing left over and that is the most likely mistake: behind
+// an option that is not known, its value is left over too. Empty if none is.
+std::string LeftOver(const CLI::App& app) {
+  const CLI::App* command = &app;
+  std::vector<std::string> words = command->remaining();
+  while (!command->get_subcommands().empty()) {
+    command = command->get_subcommands().front();
+    const std::vector<std::string> more = command->remaining();
+    words.insert(words.end(), more.begin(), more.end());
+  }
+  for (const std::string& word : words) {
+    if (absl::StartsWith(word, "-")) return word;
+  }
+  return words.empty() ? "" : words.front();
+}
+
+std::string UnknownWord(const CLI::App& command, const std::string& path,
+                        absl::string_view text) {
   const std::string word(text.substr(0, text.find('=')));
-  std::vector<std::string> names = CommandNames(command);
+  std::vector<std::string> guesses = CommandNames(command);
   for (const CLI::Option* option : OptionsOf(command)) {
     for (const std::string& name : NamesOf(*option)) {
-      if (absl::StartsWith(name, "--")) names.push_back(name);
+      if (name == word) {
+        return absl::StrCat("'", word, "' must come after '", path, "'");
+      }
+      if (absl::StartsWith(name, "--")) guesses.push_back(name);
     }
   }
-  const std::string hint = DidYouMean(word, names);
+  const std::string hint = DidYouMean(word, guesses);
   return absl::StrCat("'", word, "' is not known here",
                       hint.empty() ? "" : ": ", hint);
 }
@@ -62,7 +82,9 @@ std::string ProblemOf(const CLI::App& command, const CLI::Error& error) {
   if (absl::ConsumePrefix(&rest, "Could not convert: ")) {
     const std::pair<absl::string_view, absl::string_view> parts =
         absl::StrSplit(rest, absl::MaxSplits(" = ", 1));
-    return absl::StrCat(parts.first, ": '", parts.second, "' is not a number");
+    // Flags, which take no value. All else is checked before.
+    return absl::StrCat(parts.first, ": '", parts.second,
+                        "' is neither true nor false");
   }
   if (absl::ConsumePrefix(&rest, "Exactly 1 option from")) {
     return absl::StrContains(rest, " were given")
@@ -71,11 +93,6 @@ std::string ProblemOf(const CLI::App& command, const CLI::Error& error) {
   }
   if (absl::ConsumePrefix(&rest, "Requires at most 1 options")) {
     return absl::StrCat("only one of ", ListIn(rest), " can be given");
-  }
-  if (absl::ConsumePrefix(&rest, "The following argument")) {
-    const std::pair<absl::string_view, absl::string_view> parts =
-        absl::StrSplit(rest, absl::MaxSplits(": ", 1));
-    return UnknownWord(command, parts.second.substr(0, parts.second.find(' ')));
   }
   if (text == "A subcommand is required") {
     return absl::StrCat("a command is required, one of ",
@@ -91,13 +108,16 @@ std::string ProblemOf(const CLI::App& command, const CLI::Error& error) {
 
 std::string FormatUsageError(const CLI::App* app, const CLI::Error& error) {
   const auto [command, path] = ChosenOf(*app);
-  std::string problem;
-  // Words that parsing left over.
-  if (const std::vector<std::string> left = command->remaining();
-      error.get_name() == "RequiredError" && !left.empty()) {
-    problem = UnknownWord(*command, left.front());
-  }
-  if (problem.empty()) problem = ProblemOf(*command, error);
+  const std::string left = LeftOver(*app);
+  // What has been taken for the value of something else may be no mistake
+  // itself; an option that nobody knows is one.
+  const auto kind = static_cast<CLI::ExitCodes>(error.get_exit_code());
+  const bool blame_left = absl::StartsWith(left, "-") ||
+                          kind == CLI::ExitCodes::RequiredError ||
+                          kind == CLI::ExitCodes::ExtrasError;
+  const std::string problem = !left.empty() && blame_left
+                                  ? UnknownWord(*command, path, left)
+                                  : ProblemOf(*command, error);
   return absl::StrCat("error: ", problem, "\ntry: ", path, " --help\n");
 }
 

@@ -190,7 +190,15 @@ class CommandLineTest(unittest.TestCase):
                            (["get", "member"], "members"),
                            (["explain", "clqiue"], "clique"),
                            (PLAN_SHARD + ["--layuot", "x"], "--layout"),
-                           (["health", "--cordinator=x:1"], "--coordinator")):
+                           (["health", "--cordinator=x:1"], "--coordinator"),
+                           (["get", "members", "--outptu", "json"],
+                            "--output"),
+                           (["health", "--coordinator", "x:1", "--outptu",
+                             "json"], "--output"),
+                           (["--outptu", "json", "version"], "--output"),
+                           (["explain", "rank", "--layuot", "x", "3"],
+                            "--layout"),
+                           (["version", "-o", "jsn"], "json")):
       answer = processes.shardctl(*command)
       self.assertEqual(answer.exit_code, 2, answer)
       self.assertIn(f"did you mean '{guess}'?", answer.err)
@@ -226,7 +234,19 @@ class CommandLineTest(unittest.TestCase):
          "only one of --lengths, --lengths-file, --cu-seqlens can be given",
          " plan compare"),
         (["version", "-o", "jsn"],
-         "--output: 'jsn' is not one of table, wide, json, yaml", " version"),
+         "--output: 'jsn' is not one of table, wide, json, yaml: "
+         "did you mean 'json'?", " version"),
+        (["version", "-o", "xml"],
+         "--output: 'xml' is not one of table, wide, json, yaml", " version"),
+        (["--no-color", "get", "layouts"],
+         "'--no-color' must come after 'shardctl get layouts'",
+         " get layouts"),
+        (["-o", "json", "version"],
+         "'-o' must come after 'shardctl version'", " version"),
+        (["get", "layouts", "extra"], "'extra' is not known here",
+         " get layouts"),
+        (["version", "--no-color=maybe"],
+         "--no-color: 'maybe' is neither true nor false", " version"),
         (clique + ["--kind", "foo"],
          "--kind: 'foo' is not one of worker, trainer", " explain clique"),
         (["explain", "rank"], "rank is required", " explain rank"),
