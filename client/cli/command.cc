@@ -3,11 +3,13 @@
 #include <map>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/cli/yaml_text.h"
 #include "proto/plan/problem.h"
 #include "proto/status/error.h"
+#include "proto/status/utf8.h"
 
 namespace shardwright {
 namespace {
@@ -90,6 +92,19 @@ std::string FormatError(const absl::Status& status) {
   return text;
 }
 
+absl::Status CheckUtf8(int argc, const char* const* argv) {
+  for (int i = 1; i < argc; ++i) {
+    const absl::string_view argument(argv[i]);
+    if (IsUtf8(argument)) continue;
+    return Error(absl::StatusCode::kInvalidArgument, "ARGUMENT_NOT_UTF8",
+                 absl::StrCat("argument ", i, ", '",
+                              absl::CHexEscape(argument.substr(0, 80)),
+                              "', is not UTF-8"),
+                 {{"argument", absl::StrCat(i)}});
+  }
+  return absl::OkStatus();
+}
+
 absl::Status WithHint(const absl::Status& status, absl::string_view more) {
   if (more.empty()) return status;
   return Error(status.code(), absl::StrCat(status.message(), "; ", more),
@@ -105,7 +120,10 @@ std::string NotOneOf(const std::string& text,
 
 void Console::PrintDocument(const nlohmann::ordered_json& json,
                             OutputFormat format) const {
-  out << (format == OutputFormat::kYaml ? FormatYaml(json) : json.dump())
+  out << (format == OutputFormat::kYaml
+              ? FormatYaml(json)
+              : json.dump(/*indent=*/-1, ' ', /*ensure_ascii=*/false,
+                          nlohmann::json::error_handler_t::replace))
       << '\n';
 }
 

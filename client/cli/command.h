@@ -38,6 +38,10 @@ ExitCode ExitCodeOf(const absl::Status& status);
 // "error: ..." with one line a problem, and what to try next if that is known.
 std::string FormatError(const absl::Status& status);
 
+// Neither messages nor JSON can carry other text. Errors:
+//   INVALID_ARGUMENT ARGUMENT_NOT_UTF8
+absl::Status CheckUtf8(int argc, const char* const* argv);
+
 enum class OutputFormat { kTable, kWide, kJson, kYaml };
 
 // Whether programs read it: JSON and YAML are the same document.
@@ -53,7 +57,8 @@ struct Console {
   std::ostream& err;
   Terminal terminal;
 
-  // JSON is one line, which `jq` makes pretty. REQUIRES: IsDocument(format).
+  // JSON is one line, which `jq` makes pretty. Bytes that are no UTF-8 become
+  // U+FFFD. REQUIRES: IsDocument(format).
   void PrintDocument(const nlohmann::ordered_json& json,
                      OutputFormat format) const;
   void Print(absl::string_view text) const;

@@ -2,6 +2,8 @@
 
 #include "client/cli/command.h"
 
+#include <sstream>
+
 #include "gtest/gtest.h"
 #include "proto/plan/problem.h"
 #include "proto/status/error.h"
@@ -87,6 +89,19 @@ TEST(WithHintTest, KeepsReasonAndDetails) {
   EXPECT_EQ(status.message(), "no; did you mean 'y'?");
   EXPECT_EQ(ReasonOf(status), "JOB_NOT_FOUND");
   EXPECT_EQ(DetailOf(status).metadata().at("job"), "x");
+}
+
+// Text that was cut within a character, say; a library would throw.
+TEST(ConsoleTest, PrintsBytesThatAreNoUtf8AsAMark) {
+  for (OutputFormat format : {OutputFormat::kJson, OutputFormat::kYaml}) {
+    std::ostringstream out, err;
+    const Console console = {out, err, Terminal()};
+    console.PrintDocument(
+        nlohmann::ordered_json::object({{"file", "a\xff.yaml"}}), format);
+    EXPECT_EQ(out.str(), format == OutputFormat::kJson
+                             ? "{\"file\":\"a\uFFFD.yaml\"}\n"
+                             : "file: \"a\uFFFD.yaml\"\n");
+  }
 }
 
 TEST(FormatErrorTest, SaysWhatToTryNext) {

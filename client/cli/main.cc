@@ -71,8 +71,13 @@ int Main(int argc, char** argv) {
   // Between connect() and looking at errno, gRPC 1.51 allocates; a new arena
   // counts the processors, and errno is another one where there is no /sys.
   mallopt(M_ARENA_MAX, 1);
-  Console console = {std::cout, std::cerr, Terminal::Detect(STDOUT_FILENO)};
   Outcome outcome;
+  outcome.status = CheckUtf8(argc, argv);
+  if (!outcome.status.ok()) {
+    std::cerr << FormatError(outcome.status);
+    return ExitCodeOf(outcome.status);
+  }
+  Console console = {std::cout, std::cerr, Terminal::Detect(STDOUT_FILENO)};
   OutputFormat version_format = OutputFormat::kTable;
   CLI::App app("Layouts and shard plans of multimodal training jobs",
                "shardctl");

@@ -259,6 +259,16 @@ class CommandLineTest(unittest.TestCase):
         self.assertEqual(
             answer.err, f"error: {problem}\ntry: shardctl{path} --help\n")
 
+  def test_arguments_that_are_not_utf8_are_refused(self):
+    for command in (["get", "members", "--coordinator", "127.0.0.1:1", "--job"],
+                    ["layout", "validate", "-o", "json"]):
+      answer = processes.shardctl(*command, os.fsdecode(b"a\xff"))
+      self.assertEqual(answer.exit_code, 5, answer)
+      self.assertEqual(answer.out, "")
+      self.assertEqual(
+          answer.err,
+          f"error: argument {len(command) + 1}, 'a\\xff', is not UTF-8\n")
+
   def test_help_and_version_are_no_errors(self):
     for command in (["--help"], ["plan", "shard", "--help"], ["version"]):
       answer = processes.shardctl(*command)
