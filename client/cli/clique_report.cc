@@ -19,8 +19,10 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Align = TextTable::Align;
 
-Json TextOrNull(const std::string& text) {
-  return text.empty() ? Json() : Json(text);
+// An IDLE clique has only the number that its next attempt will get.
+bool HasAttempt(const v1::CliqueSummary& clique) {
+  return clique.state() != v1::CliqueSummary::IDLE &&
+         clique.attempt().number() != 0;
 }
 
 std::string KindName(v1::MemberKind kind) {
@@ -152,14 +154,18 @@ nlohmann::ordered_json CliqueJson(const v1::CliqueSummary& clique) {
   Json json = {{"name", clique.name()},
                {"kind", v1::MemberKind_Name(clique.kind())},
                {"state", v1::CliqueSummary::State_Name(clique.state())},
-               {"term", clique.attempt().term()},
-               {"attempt", clique.attempt().number()},
+               {"term", nullptr},
+               {"attempt", nullptr},
                {"backend", nullptr},
                {"done_count", clique.done_count()},
                {"member_count", clique.member_count()},
                {"missing", nullptr},
                {"last_abort_reason", TextOrNull(clique.last_abort_reason())},
                {"last_abort_message", TextOrNull(clique.last_abort_message())}};
+  if (HasAttempt(clique)) {
+    json["term"] = clique.attempt().term();
+    json["attempt"] = clique.attempt().number();
+  }
   if (clique.backend() != v1::COMM_BACKEND_UNSPECIFIED) {
     json["backend"] = v1::CommBackend_Name(clique.backend());
   }
@@ -205,7 +211,7 @@ std::string FormatCliques(const std::vector<v1::CliqueSummary>& cliques,
         clique.name(),
         KindName(clique.kind()) + "s",
         FormatState(v1::CliqueSummary::State_Name(clique.state()), terminal),
-        absl::StrCat(clique.attempt().number()),
+        HasAttempt(clique) ? absl::StrCat(clique.attempt().number()) : "-",
         absl::StrCat(clique.done_count(), "/", clique.member_count()),
         FormatSet(clique.missing())};
     if (wide) {

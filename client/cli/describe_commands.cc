@@ -127,10 +127,6 @@ absl::StatusOr<v1::WorkerDescription> AskWorker(const v1::Member& worker) {
   return answer;
 }
 
-Json TextOrNull(const std::string& text) {
-  return text.empty() ? Json() : Json(text);
-}
-
 Json SessionsJson(const v1::WorkerDescription& worker) {
   Json sessions = Json::array();
   for (const v1::SessionDescription& session : worker.sessions()) {
@@ -157,7 +153,7 @@ Json WorkerJson(const v1::WorkerDescription& worker) {
   return {{"job", worker.member().job()},
           {"rank", worker.member().rank()},
           {"generation", worker.generation()},
-          {"phase", worker.phase()},
+          {"phase", TextOrNull(worker.phase())},
           {"host", worker.facts().host()},
           {"pid", worker.facts().pid()},
           {"address", worker.facts().address()},

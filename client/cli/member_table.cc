@@ -43,13 +43,15 @@ Json MemberJson(const v1::Member& member) {
       {"rank", member.member().rank()},
       {"kind", v1::MemberKind_Name(member.member().kind())},
       {"state", v1::Member::State_Name(member.state())},
-      {"phase", member.phase()},
-      {"host", member.facts().host()},
-      {"pid", member.facts().pid()},
-      {"address", member.facts().address()},
-      {"device", member.facts().device()},
-      {"comm_backend", member.facts().comm_backend()},
-      {"incarnation", DigestText(member.incarnation())},
+      {"phase", TextOrNull(member.phase())},
+      {"host", TextOrNull(member.facts().host())},
+      {"pid", member.facts().pid() == 0 ? Json() : Json(member.facts().pid())},
+      {"address", TextOrNull(member.facts().address())},
+      {"device", TextOrNull(member.facts().device())},
+      {"comm_backend", TextOrNull(member.facts().comm_backend())},
+      {"incarnation", member.incarnation() == 0
+                          ? Json()
+                          : Json(DigestText(member.incarnation()))},
       {"expire_time", TimeJson(member.has_expire_time(), member.expire_time())},
       {"last_seen_time",
        TimeJson(member.has_last_seen_time(), member.last_seen_time())}};
@@ -114,6 +116,10 @@ std::string FormatAge(bool known, const google::protobuf::Timestamp& time) {
 
 std::string OrDash(const std::string& text) {
   return text.empty() ? "-" : text;
+}
+
+nlohmann::ordered_json TextOrNull(const std::string& text) {
+  return text.empty() ? Json() : Json(text);
 }
 
 std::string FormatState(const std::string& state, const Terminal& terminal) {

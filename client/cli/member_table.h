@@ -32,6 +32,9 @@ std::string FormatAge(bool known, const google::protobuf::Timestamp& time);
 // "-" for nothing.
 std::string OrDash(const std::string& text);
 
+// As JSON; null for nothing.
+nlohmann::ordered_json TextOrNull(const std::string& text);
+
 // LIVE, ACTIVE and the like, coloured by whether they are good news.
 std::string FormatState(const std::string& state, const Terminal& terminal);
 

@@ -391,21 +391,47 @@ TEST(CliqueReportTest, JsonHasNullForWhatIsNotThere) {
   idle.set_kind(v1::WORKER);
   idle.set_state(v1::CliqueSummary::IDLE);
   idle.set_member_count(2);
+  // Of the attempt that would be the next.
+  idle.mutable_attempt()->set_term(1);
+  idle.mutable_attempt()->set_number(1);
   EXPECT_EQ(CliqueJson(idle).dump(),
             R"({"name":"language/tp/0","kind":"WORKER","state":"IDLE",)"
-            R"("term":0,"attempt":0,"backend":null,"done_count":0,)"
+            R"("term":null,"attempt":null,"backend":null,"done_count":0,)"
             R"("member_count":2,"missing":null,"last_abort_reason":null,)"
             R"("last_abort_message":null})");
   EXPECT_EQ(CliqueJson(WaitingClique().clique())["missing"].dump(),
             R"({"ranges":"5-7","rank_count":3,"truncated":false,)"
             R"("report":null})");
+  EXPECT_EQ(CliqueJson(WaitingClique().clique())["attempt"], 2);
 }
 
-TEST(MemberTableTest, JsonHasNullForTimesThatAreNotKnown) {
+TEST(CliqueReportTest, IdleHasNoAttemptInTheTable) {
+  v1::CliqueSummary clique = WaitingClique().clique();
+  EXPECT_NE(FormatCliques({clique}, /*wide=*/false, Terminal())
+                .find("  GATHERING        2   1/4  "),
+            std::string::npos);
+  clique.set_state(v1::CliqueSummary::IDLE);
+  EXPECT_NE(FormatCliques({clique}, /*wide=*/false, Terminal())
+                .find("  IDLE         -   1/4  "),
+            std::string::npos);
+}
+
+TEST(MemberTableTest, JsonHasNullForWhatIsNotKnown) {
   v1::Member member;
+  member.mutable_member()->set_rank(0);
+  member.mutable_member()->set_kind(v1::WORKER);
   member.set_state(v1::Member::UNREGISTERED);
-  EXPECT_TRUE(MemberJson(member)["expire_time"].is_null());
-  EXPECT_TRUE(MemberJson(member)["last_seen_time"].is_null());
+  EXPECT_EQ(MemberJson(member).dump(),
+            R"({"rank":0,"kind":"WORKER","state":"UNREGISTERED",)"
+            R"("phase":null,"host":null,"pid":null,"address":null,)"
+            R"("device":null,"comm_backend":null,"incarnation":null,)"
+            R"("expire_time":null,"last_seen_time":null})");
+  member.set_phase("ready");
+  member.set_incarnation(10);
+  member.mutable_facts()->set_pid(7);
+  EXPECT_EQ(MemberJson(member)["phase"], "ready");
+  EXPECT_EQ(MemberJson(member)["incarnation"], "000000000000000a");
+  EXPECT_EQ(MemberJson(member)["pid"], 7);
   member.mutable_last_seen_time()->set_seconds(1);
   EXPECT_EQ(MemberJson(member)["last_seen_time"], "1970-01-01T00:00:01Z");
 }
