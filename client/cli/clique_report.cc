@@ -86,6 +86,10 @@ std::string AdviceOnLiving(const v1::Member& member, const std::string& clique,
   if (member.phase() == absl::StrCat("forming ", clique)) {
     return "lives, and is about to ask for this clique";
   }
+  if (member.phase() == "ready") {  // What workers are when nothing is to do.
+    return "lives, and has not asked for this clique;\n"
+           "    ready without it, so started with other --kinds";
+  }
   return absl::StrCat("lives, and has not asked for this clique;\n    busy",
                       member.phase().empty()
                           ? ""

@@ -363,6 +363,12 @@ TEST(CliqueReportTest, LivingMemberIsBusyOrWasStartedWithOtherKinds) {
             "  rank 7: lives, and is about to ask for this clique\n");
 }
 
+TEST(CliqueReportTest, WorkerAtRestIsNotSaidToBeBusy) {
+  EXPECT_EQ(AdviceOnLiving(absl::Seconds(1), "ready"),
+            "  rank 7: lives, and has not asked for this clique;\n"
+            "    ready without it, so started with other --kinds\n");
+}
+
 TEST(CliqueReportTest, SeveralWhoLeftAreSpokenOfAsSeveral) {
   v1::CliqueExplanation explanation = WaitingClique();
   for (int i : {1, 2}) {
