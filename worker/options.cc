@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "proto/option/address.h"
 #include "proto/option/integer.h"
 #include "proto/plan/group_kind.h"
 #include "proto/plan/layout.h"
@@ -30,6 +31,7 @@ std::optional<int> ParseOptions(int argc, const char* const* argv,
   int64_t form_timeout_seconds = absl::ToInt64Seconds(options.form_timeout);
   app.add_option("--coordinator", options.coordinator,
                  "host:port of the coordinator")
+      ->check(CheckHasPort)
       ->capture_default_str();
   app.add_option("--job", options.job, "job, which is the name of its layout")
       ->required();

@@ -52,6 +52,7 @@ TEST(WorkerOptionsTest, MistakesAreUsageErrors) {
       {"--job", "vlm"},
       {"--rank", "0"},
       {"--job", "vlm", "--rank", "-1"},
+      {"--job", "vlm", "--rank", "0", "--coordinator", "127.0.0.1"},
       {"--job", "vlm", "--rank", "x"},
       {"--job", "vlm", "--rank", "0x10"},
       {"--job", "vlm", "--rank", "99999999999999999999"},

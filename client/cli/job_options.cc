@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "proto/option/address.h"
 #include "proto/plan/problem.h"
 #include "proto/status/error.h"
 
@@ -24,6 +25,7 @@ CLI::App& AddJobCommand(CLI::App& parent, const std::string& name,
       .add_option("--coordinator", options.coordinator,
                   "the coordinator to ask")
       ->required()
+      ->check(CheckHasPort)
       ->type_name("HOST:PORT");
   if (need != JobNeed::kNone) {
     command

@@ -4,6 +4,7 @@
 #include "client/cli/job_options.h"
 #include "coordinator/planner/planner.h"
 #include "coordinator/planner/route_planner.h"
+#include "proto/option/address.h"
 #include "proto/plan/codec.h"
 #include "proto/status/status_macros.h"
 
@@ -19,6 +20,7 @@ void AddPlanSourceOptions(CLI::App& command, PlanSourceOptions& options,
       source
           ->add_option("--coordinator", options.coordinator,
                        "ask this coordinator instead")
+          ->check(CheckHasPort)
           ->type_name("HOST:PORT");
   source->require_option(required ? 1 : 0, 1);
   CLI::Option* job =

@@ -210,7 +210,7 @@ class CommandLineTest(unittest.TestCase):
     self.assertIn("did you mean 'vlm-8'?", answer.err)
 
   def test_usage_errors_say_one_thing_in_words_of_the_command_line(self):
-    clique = ["explain", "clique", "a", "--coordinator", "x", "--job", "y"]
+    clique = ["explain", "clique", "a", "--coordinator", "x:1", "--job", "y"]
     for command, problem, path in (
         (["plam"], "'plam' is not known here: did you mean 'plan'?", ""),
         (["plan"],
@@ -249,6 +249,10 @@ class CommandLineTest(unittest.TestCase):
          "--no-color: 'maybe' is neither true nor false", " version"),
         (clique + ["--kind", "foo"],
          "--kind: 'foo' is not one of worker, trainer", " explain clique"),
+        (["health", "--coordinator", "127.0.0.1"],
+         "--coordinator: '127.0.0.1' has no port: HOST:PORT", " health"),
+        (["layout", "groups", "--coordinator", "[::1]", "--job", "x"],
+         "--coordinator: '[::1]' has no port: HOST:PORT", " layout groups"),
         (["explain", "rank"], "rank is required", " explain rank"),
         (["explain", "rank", "3", "4", "--layout", "x"],
          "'4' is not known here", " explain rank"),
