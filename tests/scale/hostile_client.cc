@@ -11,11 +11,15 @@
 #include <cstdlib>
 #include <limits>
 #include <mutex>
+#include <string>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/dynamic_message.h"
 #include "google/protobuf/unknown_field_set.h"
+#include "proto/status/error.h"
+#include "proto/status/grpc_status.h"
 
 namespace shardwright {
 namespace {
@@ -29,6 +33,10 @@ constexpr std::chrono::seconds kPatience(120);
 
 // Parked calls are left after that long; whoever refuses does so at once.
 constexpr std::chrono::milliseconds kStay(200);
+
+// Of calls whose request is what harms: a server looks at no request of a call
+// without a deadline.
+constexpr std::chrono::seconds kDeadline(30);
 
 constexpr int kUnknownFields = 1000000;
 constexpr int kDepthMax = 4;
@@ -65,7 +73,7 @@ class Pending {
   int count_ = 0;
 };
 
-// Any call of any method: one message at most, and no interest in answers.
+// Any call of any method: one message at most, and nothing is read.
 class RawCall final
     : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
@@ -87,10 +95,17 @@ class RawCall final
     StartCall();
   }
 
-  void OnDone(const grpc::Status&) override { pending_.End(); }
+  void OnDone(const grpc::Status& status) override {
+    end_ = FromGrpcStatus(status);
+    pending_.End();
+  }
+
+  // How it ended, when it has.
+  const absl::Status& end() const { return end_; }
 
  private:
   Pending& pending_;
+  absl::Status end_;
   grpc::ClientContext context_;
   grpc::ByteBuffer request_;
 };
@@ -149,17 +164,36 @@ void HostileClient::CallAll(
     calls.back()->Begin(stub, PathOf(*method), &request, /*half_close=*/true);
   }
   Leave(pending, calls);
+  for (size_t i = 0; i < methods_.size(); ++i) {
+    const std::string reason = ReasonOf(calls[i]->end());
+    ends_[methods_[i]->name()].insert(
+        reason.empty() ? absl::StatusCodeToString(calls[i]->end().code())
+                       : reason);
+  }
+}
+
+void HostileClient::CallAllInTime(
+    const std::function<
+        grpc::ByteBuffer(const google::protobuf::Descriptor& input)>& make) {
+  CallAll(make, [](grpc::ClientContext& context) {
+    context.set_deadline(std::chrono::system_clock::now() + kDeadline);
+  });
 }
 
 void HostileClient::SendRandomBytes() {
   for (const size_t size : {1, 7, 100, 4000, 1 << 20}) {
-    CallAll([&](const auto&) { return ToBuffer(RandomBytes(size)); },
-            [](grpc::ClientContext&) {});
+    CallAllInTime([&](const auto&) { return ToBuffer(RandomBytes(size)); });
   }
 }
 
 void HostileClient::FillHostile(Message& message, int depth) {
+  if (stolen_ != nullptr &&
+      message.GetDescriptor() == stolen_->GetDescriptor()) {
+    message.CopyFrom(*stolen_);
+    return;
+  }
   static constexpr int64_t kNumbers[] = {
+      0,
       -1,
       std::numeric_limits<int64_t>::min(),
       std::numeric_limits<int64_t>::max(),
@@ -218,19 +252,19 @@ void HostileClient::FillHostile(Message& message, int depth) {
   }
 }
 
-void HostileClient::SendHostileValues() {
+void HostileClient::SendHostileValues(const Message* stolen) {
+  stolen_ = stolen;
   google::protobuf::MessageFactory& factory =
       *google::protobuf::MessageFactory::generated_factory();
   for (int round = 0; round < 5; ++round) {
-    CallAll(
-        [&](const google::protobuf::Descriptor& input) {
-          const std::unique_ptr<Message> message(
-              factory.GetPrototype(&input)->New());
-          FillHostile(*message, 0);
-          return ToBuffer(message->SerializeAsString());
-        },
-        [](grpc::ClientContext&) {});
+    CallAllInTime([&](const google::protobuf::Descriptor& input) {
+      const std::unique_ptr<Message> message(
+          factory.GetPrototype(&input)->New());
+      FillHostile(*message, 0);
+      return ToBuffer(message->SerializeAsString());
+    });
   }
+  stolen_ = nullptr;
 }
 
 void HostileClient::SendUnknownFields() {
@@ -238,8 +272,7 @@ void HostileClient::SendUnknownFields() {
   for (int i = 0; i < kUnknownFields; ++i) fields.AddVarint(999, 1);
   std::string bytes;
   fields.SerializeToString(&bytes);
-  CallAll([&](const auto&) { return ToBuffer(bytes); },
-          [](grpc::ClientContext&) {});
+  CallAllInTime([&](const auto&) { return ToBuffer(bytes); });
 }
 
 void HostileClient::SendGiantMetadata() {

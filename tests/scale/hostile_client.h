@@ -1,5 +1,6 @@
 // A client that means harm: it sends a server whatever the wire can carry, and
-// looks at no answer. Everything follows from the seed. Not thread-safe.
+// reads no answer, only how its calls end. Everything follows from the seed.
+// Not thread-safe.
 
 #ifndef TESTS_SCALE_HOSTILE_CLIENT_H_
 #define TESTS_SCALE_HOSTILE_CLIENT_H_
@@ -10,8 +11,10 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -35,8 +38,9 @@ class HostileClient {
 
   // Well-formed requests of every method with values at the edge: of the real
   // job, but counts, sizes, ranks and numbers of every kind huge or negative,
-  // lists long, durations that are none.
-  void SendHostileValues();
+  // lists long, durations that are none. With `stolen`, whatever is of its type
+  // is a copy of it: with a member's v1.Caller, requests come from that member.
+  void SendHostileValues(const google::protobuf::Message* stolen = nullptr);
 
   // A request of every method with a million fields that nobody knows.
   void SendUnknownFields();
@@ -56,6 +60,13 @@ class HostileClient {
   // What is not HTTP/2 at all, on connections of its own.
   void SendGarbage();
 
+  // How calls of each method have ended, but for those that were only opened
+  // and left: reasons, or names of codes where there was none. A call that was
+  // not refused is CANCELLED, or OK.
+  const std::map<std::string, std::set<std::string>>& ends() const {
+    return ends_;
+  }
+
  private:
   using Deadline = std::chrono::system_clock::time_point;
 
@@ -63,6 +74,10 @@ class HostileClient {
   void CallAll(const std::function<grpc::ByteBuffer(
                    const google::protobuf::Descriptor& input)>& make,
                const std::function<void(grpc::ClientContext&)>& prepare);
+
+  // The same by calls whose deadline lets the server look at the request.
+  void CallAllInTime(const std::function<grpc::ByteBuffer(
+                         const google::protobuf::Descriptor& input)>& make);
 
   void FillHostile(google::protobuf::Message& message, int depth);
   std::string RandomBytes(size_t size);
@@ -72,6 +87,8 @@ class HostileClient {
   std::vector<const google::protobuf::MethodDescriptor*> methods_;
   std::shared_ptr<grpc::Channel> channel_;
   std::mt19937 random_;
+  const google::protobuf::Message* stolen_ = nullptr;
+  std::map<std::string, std::set<std::string>> ends_;
 };
 
 }  // namespace shardwright

@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <functional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -117,6 +118,20 @@ std::string StateOf(const std::shared_ptr<grpc::Channel>& channel) {
          members.DebugString();
 }
 
+// Sends hostile values, and expects that the server judged them: that no method
+// was refused for what is looked at before the request is.
+void SendHostileValues(HostileClient& client,
+                       const google::protobuf::Message* stolen,
+                       const std::set<std::string>& before_the_request) {
+  client.SendHostileValues(stolen);
+  for (const auto& [method, ends] : client.ends()) {
+    if (method == "Session" || method == "WatchLayouts") continue;
+    EXPECT_THAT(ends, ::testing::Contains(::testing::Not(::testing::AnyOfArray(
+                          before_the_request))))
+        << method;
+  }
+}
+
 class HostileClientTest : public ::testing::Test {
  protected:
   HostileClientTest()
@@ -139,6 +154,9 @@ TEST_F(HostileClientTest, TheCoordinatorIsAsItWas) {
   first.mutable_caller()->set_incarnation(1);  // Rank 0, which it is not.
   first.mutable_caller()->set_generation(1);
   const v1::WatchLayoutsRequest watch;
+  v1::Caller stolen = first.caller();
+  stolen.mutable_member()->set_rank(7);
+  stolen.set_incarnation(8);  // Rank 7, as it is.
   int seed = 0;
   ExpectNothingIsLeft(coordinator_, [&] {
     HostileClient client(coordinator_.address(),
@@ -149,8 +167,13 @@ TEST_F(HostileClientTest, TheCoordinatorIsAsItWas) {
                           ServiceWith<v1::GetShardPlanRequest>(),
                           ServiceWith<v1::ListEventsRequest>()},
                          "scale", ++seed);
+    SendHostileValues(client, nullptr, {"DEADLINE_REQUIRED"});
+    HostileClient thief(coordinator_.address(),
+                        {ServiceWith<v1::FormCommunicatorsRequest>(),
+                         ServiceWith<v1::WaitAtBarrierRequest>()},
+                        "scale", seed);
+    SendHostileValues(thief, &stolen, {"DEADLINE_REQUIRED", "NOT_REGISTERED"});
     client.SendRandomBytes();
-    client.SendHostileValues();
     client.SendUnknownFields();
     client.SendGiantMetadata();
     client.SendOddDeadlines();
@@ -190,8 +213,8 @@ TEST_F(HostileClientTest, TheWorkerIsAsItWas) {
     HostileClient client(worker.address(),
                          {ServiceWith<v1::RunCopiesRequest>()}, "scale",
                          ++seed);
+    SendHostileValues(client, nullptr, {"DEADLINE_REQUIRED"});
     client.SendRandomBytes();
-    client.SendHostileValues();
     client.SendUnknownFields();
     client.SendGiantMetadata();
     client.SendOddDeadlines();
