@@ -95,8 +95,8 @@ bool BarrierTable::IsRepeat(const Barrier& barrier,
 }
 
 absl::Status BarrierTable::CheckSequence(
-    const Barrier& barrier, const v1::WaitAtBarrierRequest& request) {
-  const bool waiting = !barrier.arrived.empty();
+    const Barrier& barrier, bool waiting,
+    const v1::WaitAtBarrierRequest& request) {
   if (!waiting && !barrier.released.has_value()) return absl::OkStatus();
   const int64_t expected =
       waiting ? barrier.use.sequence : barrier.released->sequence + 1;
@@ -131,6 +131,18 @@ absl::Status BarrierTable::CheckSame(const Use& use,
        {"got_digest", got}});
 }
 
+absl::Status BarrierTable::CheckHolds(const Scope& scope,
+                                      const v1::WaitAtBarrierRequest& request) {
+  const MemberKey member = KeyOf(request.caller().member());
+  if (Holds(scope.ranges, member.rank)) return absl::OkStatus();
+  return ScopeNotFound(
+      scope.ranges.empty()
+          ? absl::StrCat("scope \"", request.scope(),
+                         "\" is no module or clique of job ", member.job)
+          : absl::StrCat("scope \"", request.scope(), "\" does not hold ",
+                         Describe(member)));
+}
+
 absl::Status BarrierTable::Wait(StreamId stream, const JobLayout& job,
                                 const v1::WaitAtBarrierRequest& request,
                                 absl::Time now, Effects& effects) {
@@ -144,41 +156,44 @@ absl::Status BarrierTable::Wait(StreamId stream, const JobLayout& job,
   const MemberKey member = KeyOf(request.caller().member());
   const BarrierKey key = {member.job, member.kind, request.name()};
   auto found = barriers_.find(key);
+  StreamId earlier = 0;
+  bool repeat = false;
+  std::shared_ptr<const Scope> scope;
   if (found != barriers_.end()) {
-    const auto earlier = found->second.arrived.find(member.rank);
-    if (earlier != found->second.arrived.end()) {
-      const StreamId replaced = earlier->second;
-      effects.End(replaced,
-                  Error(absl::StatusCode::kAborted, "REPLACED",
-                        absl::StrCat(Describe(member), " called again")));
-      Close(replaced);
-    }
     Barrier& barrier = found->second;
-    if (IsRepeat(barrier, request)) {
+    const auto own = barrier.arrived.find(member.rank);
+    if (own != barrier.arrived.end()) earlier = own->second;
+    const bool others_wait = barrier.arrived.size() > (earlier == 0 ? 0 : 1);
+    repeat = IsRepeat(barrier, request);
+    if (repeat) {
       RETURN_IF_ERROR(CheckSame(*barrier.released, request));
-      effects.End(stream, absl::OkStatus());
-      return absl::OkStatus();
+    } else {
+      RETURN_IF_ERROR(CheckSequence(barrier, others_wait, request));
     }
-    RETURN_IF_ERROR(CheckSequence(barrier, request));
-    if (!barrier.arrived.empty()) {
+    if (others_wait && !repeat) {
       const absl::Status same = CheckSame(barrier.use, request);
       if (!same.ok()) EndAll(barrier, same, effects);
       RETURN_IF_ERROR(same);
+      scope = barrier.scope;
     }
   }
-  std::shared_ptr<const Scope> scope;
-  if (found != barriers_.end()) scope = found->second.scope;
   const bool first = scope == nullptr;
-  if (first) {
-    ASSIGN_OR_RETURN(scope, FindScope(*job.layout, request.scope()));
+  if (!repeat) {
+    if (first) {
+      ASSIGN_OR_RETURN(scope, FindScope(*job.layout, request.scope()));
+    }
+    RETURN_IF_ERROR(CheckHolds(*scope, request));
   }
-  if (!Holds(scope->ranges, member.rank)) {
-    return ScopeNotFound(
-        scope->ranges.empty()
-            ? absl::StrCat("scope \"", request.scope(),
-                           "\" is no module or clique of job ", member.job)
-            : absl::StrCat("scope \"", request.scope(), "\" does not hold ",
-                           Describe(member)));
+  // Nothing refuses it any more: only now does it take the earlier one's place.
+  if (earlier != 0) {
+    effects.End(earlier,
+                Error(absl::StatusCode::kAborted, "REPLACED",
+                      absl::StrCat(Describe(member), " called again")));
+    Close(earlier);
+  }
+  if (repeat) {
+    effects.End(stream, absl::OkStatus());
+    return absl::OkStatus();
   }
   if (found == barriers_.end()) {
     MakeRoom(member.job, effects);

@@ -108,10 +108,13 @@ class BarrierTable {
   // Whether the very process that calls was released at that sequence.
   static bool IsRepeat(const Barrier& barrier,
                        const v1::WaitAtBarrierRequest& request);
-  static absl::Status CheckSequence(const Barrier& barrier,
+  // `waiting`: somebody else waits.
+  static absl::Status CheckSequence(const Barrier& barrier, bool waiting,
                                     const v1::WaitAtBarrierRequest& request);
   static absl::Status CheckSame(const Use& use,
                                 const v1::WaitAtBarrierRequest& request);
+  static absl::Status CheckHolds(const Scope& scope,
+                                 const v1::WaitAtBarrierRequest& request);
   absl::StatusOr<std::shared_ptr<const Scope>> FindScope(
       const Layout& layout, const std::string& text) const;
   void MakeRoom(const std::string& job, Effects& effects);

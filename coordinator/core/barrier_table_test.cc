@@ -181,6 +181,18 @@ TEST_F(BarrierTest, AnotherSequenceIsRefusedWithBothNumbers) {
   EXPECT_EQ(DetailOf(after).metadata().at("expected"), "8");
 }
 
+TEST_F(BarrierTest, ACallThatIsRefusedLeavesTheEarlierOneWaiting) {
+  ASSERT_THAT(driver_.Wait(1, member_[0], 1), IsOk());
+  EXPECT_THAT(driver_.Wait(2, member_[0], 1, absl::Minutes(1), "vision"),
+              HasReason("SCOPE_NOT_FOUND"));
+  ASSERT_THAT(driver_.Wait(3, member_[1], 1), IsOk());
+  EXPECT_THAT(driver_.Wait(4, member_[0], 5), HasReason("BARRIER_SEQUENCE"));
+  EXPECT_FALSE(End(1).has_value());
+  ASSERT_THAT(driver_.Wait(5, member_[2], 1), IsOk());
+  ASSERT_THAT(driver_.Wait(6, member_[3], 1), IsOk());
+  EXPECT_THAT(*End(1), IsOk());
+}
+
 TEST_F(BarrierTest, AMemberThatCallsAgainReplacesItsOwnWait) {
   ASSERT_THAT(driver_.Wait(1, member_[0], 1), IsOk());
   ASSERT_THAT(driver_.Wait(2, member_[0], 1), IsOk());

@@ -80,24 +80,45 @@ Clique& CliqueTable::Find(const JobLayout& job, v1::MemberKind kind,
   return clique;
 }
 
-// The caller's cliques, in creation order: the order of the group kinds. A rank
-// is in one group of each kind at most.
-absl::StatusOr<std::vector<CliqueTable::CliquePlace>> CliqueTable::Wanted(
+// The groups whose cliques the caller wants, in creation order: the order of
+// the group kinds. A rank is in one group of each kind at most.
+absl::StatusOr<std::vector<GroupMembership>> CliqueTable::Wanted(
     const JobLayout& job, const MemberKey& member,
-    const v1::FormCommunicatorsRequest& request) {
+    const v1::FormCommunicatorsRequest& request) const {
   ASSIGN_OR_RETURN(const Placement placement, job.layout->Find(member.rank));
-  std::vector<CliquePlace> wanted;
-  for (const auto& [group, position] : GroupsOf(*job.layout, placement)) {
+  std::vector<GroupMembership> wanted;
+  for (const GroupMembership& place : GroupsOf(*job.layout, placement)) {
+    const Group& group = place.group;
     if (request.kinds_size() > 0 &&
         !absl::c_linear_search(request.kinds(), group.kind->name)) {
       continue;
     }
     RETURN_IF_ERROR(Clique::CheckSize(*job.layout, group));
-    Clique& clique = Find(job, member.kind, group);
-    if (clique.ranks.size() < 2) continue;
-    wanted.push_back({&clique, static_cast<int>(position)});
+    RETURN_IF_ERROR(CheckBackend(group, member, request.backend()));
+    wanted.push_back(place);
   }
   return wanted;
+}
+
+absl::Status CliqueTable::CheckBackend(const Group& group,
+                                       const MemberKey& member,
+                                       v1::CommBackend backend) const {
+  const auto found = cliques_.find({member.job, member.kind, group.name()});
+  if (found == cliques_.end()) return absl::OkStatus();
+  const Clique& clique = found->second;
+  const std::optional<int> position = clique.PositionOf(member.rank);
+  // The caller's own earlier call makes way for this one.
+  const bool was_here =
+      position.has_value() && clique.seats[*position].stream != 0;
+  if (clique.present_count == (was_here ? 1 : 0) || clique.backend == backend) {
+    return absl::OkStatus();
+  }
+  return LayoutMismatch(
+      absl::StrCat(Describe(member), " brings ", v1::CommBackend_Name(backend),
+                   " to ", clique.name, ", whose other members bring ",
+                   v1::CommBackend_Name(clique.backend)),
+      {{"clique", clique.name},
+       {"backend", v1::CommBackend_Name(clique.backend)}});
 }
 
 absl::Status CliqueTable::Form(StreamId stream, const JobLayout& job,
@@ -107,7 +128,7 @@ absl::Status CliqueTable::Form(StreamId stream, const JobLayout& job,
   ASSIGN_OR_RETURN(const absl::Duration timeout,
                    TimeoutFromProto(request.timeout()));
   const MemberKey member = KeyOf(request.caller().member());
-  ASSIGN_OR_RETURN(std::vector<CliquePlace> wanted,
+  ASSIGN_OR_RETURN(const std::vector<GroupMembership> wanted,
                    Wanted(job, member, request));
   const auto earlier = call_of_member_.find(member);
   if (earlier != call_of_member_.end()) {
@@ -117,25 +138,16 @@ absl::Status CliqueTable::Form(StreamId stream, const JobLayout& job,
                       absl::StrCat(Describe(member), " called again")));
     Close(replaced, "called again", /*gave_up=*/false, now, effects);
   }
-  for (const CliquePlace& place : wanted) {
-    const Clique& clique = *place.clique;
-    if (clique.present_count == 0 || clique.backend == request.backend()) {
-      continue;
-    }
-    return LayoutMismatch(
-        absl::StrCat(Describe(member), " brings ",
-                     v1::CommBackend_Name(request.backend()), " to ",
-                     clique.name, ", whose other members bring ",
-                     v1::CommBackend_Name(clique.backend)),
-        {{"clique", clique.name},
-         {"backend", v1::CommBackend_Name(clique.backend)}});
-  }
 
   Call& call = calls_[stream];
   call.member = member;
   call.timeout = timeout;
   call.deadline = now + timeout;
-  call.cliques = std::move(wanted);
+  for (const auto& [group, position] : wanted) {
+    Clique& clique = Find(job, member.kind, group);
+    if (clique.ranks.size() < 2) continue;
+    call.cliques.push_back({&clique, static_cast<int>(position)});
+  }
   call_of_member_[member] = stream;
   deadlines_.insert({call.deadline, stream});
   next_progress_ = std::min(next_progress_, now + kProgressPeriod);

@@ -127,9 +127,11 @@ class CliqueTable {
   using CliqueKey = std::tuple<std::string, v1::MemberKind, std::string>;
 
   // clique_table.cc: calls.
-  absl::StatusOr<std::vector<CliquePlace>> Wanted(
+  absl::StatusOr<std::vector<GroupMembership>> Wanted(
       const JobLayout& job, const MemberKey& member,
-      const v1::FormCommunicatorsRequest& request);
+      const v1::FormCommunicatorsRequest& request) const;
+  absl::Status CheckBackend(const Group& group, const MemberKey& member,
+                            v1::CommBackend backend) const;
   Clique& Find(const JobLayout& job, v1::MemberKind kind, const Group& group);
   absl::StatusOr<CliquePlace> FindAttempt(const v1::Caller& caller,
                                           const v1::Attempt& attempt);

@@ -55,6 +55,26 @@ TEST_F(CoordinatorCoreTest, ABadLayoutChangesNothing) {
   EXPECT_EQ(Generation(), 1);
 }
 
+TEST_F(CoordinatorCoreTest, ARefusedCallLeavesTheEarlierOneAsItWas) {
+  ASSERT_THAT(driver_.Apply(CoreDriver::LanguageOnly(2)), IsOk());
+  const TestMember zero = driver_.Join(0);
+  ASSERT_THAT(driver_.Form(1, zero), IsOk());
+  ASSERT_THAT(driver_.Form(2, driver_.Join(1)), IsOk());
+  const size_t told = driver_.stream(2).events.size();
+  EXPECT_THAT(driver_.Form(3, zero, {{"tp", "mp"}, absl::Minutes(1), v1::NCCL}),
+              HasReason("LAYOUT_MISMATCH"));
+  EXPECT_FALSE(driver_.stream(1).end.has_value());
+  EXPECT_THAT(driver_.stream(2).events, SizeIs(told));
+  EXPECT_THAT(driver_.Publish(zero, driver_.LastGo(1), 0, "slot"), IsOk());
+  v1::ListCommunicatorsRequest all;
+  all.set_job("job");
+  Effects effects;
+  const auto known =
+      driver_.core().ListCommunicators(all, driver_.now(), effects);
+  ASSERT_THAT(known, IsOk());
+  EXPECT_THAT(known->cliques(), SizeIs(1));  // None of kind mp.
+}
+
 TEST_F(CoordinatorCoreTest, CompareAndSetOnGeneration) {
   EXPECT_THAT(ApplyIf(1, CoreDriver::LanguageOnly(2)),
               HasReason("STALE_GENERATION"));

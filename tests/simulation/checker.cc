@@ -138,10 +138,15 @@ void Checker::CheckRefusal(const Step& step, const std::string& before,
   violations_.Require(step.status.ok() || store_.commit_count() == 0,
                       "refusal: ", name, " fails with ", step.status.ToString(),
                       " and writes");
-  if (reason == "STORE_FAILED") {
-    violations_.Require(step.effects.streams.empty(),
-                        "refusal: the store fails, and something is told");
-  }
+  // Reports that are not stale are taken though others are refused, and a
+  // mismatch at a barrier is one for all who wait.
+  violations_.Require(
+      step.status.ok() || step.effects.streams.empty() ||
+          std::holds_alternative<v1::ReportCommunicatorsRequest>(
+              step.request) ||
+          reason == "BARRIER_MISMATCH",
+      "refusal: ", name, " fails with ", step.status.ToString(),
+      " and is heard of");
   if (reason == "OVERLOADED") {
     const bool writes =
         std::holds_alternative<v1::RegisterRequest>(step.request) ||
