@@ -13,6 +13,7 @@
 #include <memory>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/coordinator_core.h"
@@ -50,8 +51,7 @@ absl::StatusOr<std::unique_ptr<StateStore>> OpenStore(
 }
 
 // INVALID_LAYOUT has the problems as its message, each with file and line.
-absl::Status ApplyLayoutFile(const std::string& path, CoordinatorCore& core,
-                             absl::Time now) {
+absl::StatusOr<v1::ApplyLayoutRequest> ReadLayoutFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::stringstream text;
   text << file.rdbuf();
@@ -66,10 +66,7 @@ absl::Status ApplyLayoutFile(const std::string& path, CoordinatorCore& core,
     return Error(absl::StatusCode::kInvalidArgument, "INVALID_LAYOUT",
                  FormatProblems(path, document, problems));
   }
-  Effects effects;
-  RETURN_IF_ERROR(core.ApplyLayout(request, now, effects).status());
-  for (const LogEntry& entry : effects.log) spdlog::info(entry.Line());
-  return absl::OkStatus();
+  return request;
 }
 
 // Whoever waits for the file never sees half of it.
@@ -88,6 +85,10 @@ absl::Status WritePortFile(const std::string& path,
 absl::Status Serve(const CoordinatorOptions& options, const sigset_t& stop) {
   // Whoever waits for the file must not find that of an earlier run.
   if (!options.port_file.empty()) std::remove(options.port_file.c_str());
+  std::vector<v1::ApplyLayoutRequest> layouts;
+  for (const std::string& path : options.layout_files) {
+    ASSIGN_OR_RETURN(layouts.emplace_back(), ReadLayoutFile(path));
+  }
   const CoreLoop::Clock clock = SteadyClock();
   ASSIGN_OR_RETURN(const std::unique_ptr<StateStore> store, OpenStore(options));
   CoordinatorCore::Options core_options;
@@ -95,13 +96,19 @@ absl::Status Serve(const CoordinatorOptions& options, const sigset_t& stop) {
   core_options.admission_rate = options.admission_rate;
   ASSIGN_OR_RETURN(std::unique_ptr<CoordinatorCore> core,
                    CoordinatorCore::Start(*store, core_options, clock()));
-  for (const std::string& path : options.layout_files) {
-    RETURN_IF_ERROR(ApplyLayoutFile(path, *core, clock()));
-  }
   const int64_t term = core->term();
   CoreLoop loop(std::move(core), clock);
-  ASSIGN_OR_RETURN(const std::unique_ptr<CoordinatorServer> server,
-                   CoordinatorServer::Start(options.listen, loop));
+  // Without the address, layouts must not get into the store; without the
+  // layouts, calls must not get to the core.
+  std::unique_ptr<CoordinatorServer> server;
+  RETURN_IF_ERROR(loop.Run([&](CoordinatorCore& locked, absl::Time now,
+                               Effects& effects) -> absl::Status {
+    ASSIGN_OR_RETURN(server, CoordinatorServer::Start(options.listen, loop));
+    for (const v1::ApplyLayoutRequest& layout : layouts) {
+      RETURN_IF_ERROR(locked.ApplyLayout(layout, now, effects).status());
+    }
+    return absl::OkStatus();
+  }));
   spdlog::info("serving address={} term={} pid={} lease_ttl={} store={}",
                server->address(), term, getpid(),
                absl::FormatDuration(options.lease_ttl),

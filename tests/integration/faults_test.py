@@ -299,6 +299,23 @@ class FaultsTest(unittest.TestCase):
     for worker in workers:
       self.assertEqual(worker.terminate(), 0, worker.log)
 
+  def test_coordinator_that_fails_to_start_applies_no_layout(self):
+    self.coordinator.kill()
+    directory = processes.temporary_directory()
+    (directory / "good").write_text(json.dumps(dict(LAYOUT, name="good")))
+    (directory / "bad").write_text("{}")
+    for listen, layouts, exit_code in [("foo", ["good"], 1),
+                                       ("127.0.0.1:0", ["good", "bad"], 5)]:
+      start = subprocess.run([
+          processes.program("coordinator/coordinatord"), "--listen", listen,
+          "--store-path", self.store,
+          *(f"--layout={directory / layout}" for layout in layouts)
+      ], timeout=PATIENCE_S, check=False)
+      self.assertEqual(start.returncode, exit_code)
+    layouts = self.start_coordinator().shardctl("get", "layouts")
+    self.assertIn("faults", layouts.out, layouts)
+    self.assertNotIn("good", layouts.out)
+
   def test_port_file_of_an_earlier_run_does_not_outlive_a_failed_start(self):
     port_file = processes.temporary_directory() / "port"
     port_file.write_text("127.0.0.1:1\n")
