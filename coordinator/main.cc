@@ -94,6 +94,9 @@ absl::Status Serve(const CoordinatorOptions& options, const sigset_t& stop) {
   CoordinatorCore::Options core_options;
   core_options.lease_ttl = options.lease_ttl;
   core_options.admission_rate = options.admission_rate;
+  if (options.store == CoordinatorOptions::Store::kMemory) {
+    core_options.number_base = absl::ToUnixMillis(clock());
+  }
   ASSIGN_OR_RETURN(std::unique_ptr<CoordinatorCore> core,
                    CoordinatorCore::Start(*store, core_options, clock()));
   const int64_t term = core->term();

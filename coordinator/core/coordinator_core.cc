@@ -26,6 +26,7 @@ CoordinatorCore::CoordinatorCore(StateStore& store, const Options& options,
                                  int64_t term)
     : term_(term),
       admission_(options.admission_rate),
+      layouts_(options.number_base),
       membership_(store, layouts_, admission_, term, options.lease_ttl),
       cliques_(term, membership_, reports_),
       barriers_(membership_, reports_) {}
@@ -58,12 +59,13 @@ absl::StatusOr<std::unique_ptr<CoordinatorCore>> CoordinatorCore::Start(
     return Error(absl::StatusCode::kDataLoss, "STORE_UNREADABLE",
                  "stored entry term cannot be read: it is no number");
   }
+  const int64_t next_term = std::max(last_term, options.number_base) + 1;
   std::unique_ptr<CoordinatorCore> core(
-      new CoordinatorCore(store, options, last_term + 1));
+      new CoordinatorCore(store, options, next_term));
   StateStore::Entries changes;
   RETURN_IF_ERROR(core->layouts_.Load(entries, changes));
   RETURN_IF_ERROR(core->membership_.Load(entries, now));
-  changes[kTermKey] = absl::StrCat(last_term + 1);
+  changes[kTermKey] = absl::StrCat(next_term);
   RETURN_IF_ERROR(store.Commit(changes));
   return core;
 }

@@ -54,6 +54,10 @@ class CoordinatorCore {
     // Registrations and layouts that are written in a second; four times as
     // many at once. More are refused with OVERLOADED.
     int64_t admission_rate = 4096;
+
+    // Terms and revisions of layouts are above it, so that those of a store
+    // that forgets do not come again. Not negative.
+    int64_t number_base = 0;
   };
 
   // Takes over what `store` holds and begins the next term. `store` must

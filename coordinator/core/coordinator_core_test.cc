@@ -207,5 +207,26 @@ TEST_F(CoordinatorCoreTest, DoesNotStartATermThatItCannotStore) {
               HasReason("STORE_FAILED"));
 }
 
+TEST_F(CoordinatorCoreTest, NumbersOfAStoreThatForgetsAreNotThoseOfAnEarlier) {
+  CoordinatorCore::Options options;
+  for (const int64_t base : {1000, 2000}) {
+    FillableStore store;
+    options.number_base = base;
+    auto core = CoordinatorCore::Start(store, options, driver_.now());
+    ASSERT_THAT(core, IsOk());
+    EXPECT_EQ((*core)->term(), base + 1);
+    v1::ApplyLayoutRequest request;
+    *request.mutable_layout() = CoreDriver::LanguageOnly(2);
+    Effects effects;
+    ASSERT_THAT((*core)->ApplyLayout(request, driver_.now(), effects), IsOk());
+    EXPECT_EQ((*core)->FindLayout("job")->record->revision(), base + 1);
+    // One that remembers goes on, whatever the base.
+    options.number_base = 1;
+    core = CoordinatorCore::Start(store, options, driver_.now());
+    ASSERT_THAT(core, IsOk());
+    EXPECT_EQ((*core)->term(), base + 2);
+  }
+}
+
 }  // namespace
 }  // namespace shardwright

@@ -57,6 +57,10 @@ class LayoutTable {
     StateStore::Entries entries;  // To be stored before Adopt().
   };
 
+  // Revisions that it gives are above `revision_base`.
+  explicit LayoutTable(int64_t revision_base = 0)
+      : last_revision_(revision_base) {}
+
   // Takes over what a store holds. Layouts that were stored before there were
   // revisions get one each; `upgraded` is then to be stored.
   //
@@ -99,7 +103,7 @@ class LayoutTable {
   std::map<std::string, JobLayout> jobs_;
   std::map<int64_t, std::string> job_by_revision_;
   std::map<StreamId, Watcher> watchers_;
-  int64_t last_revision_ = 0;
+  int64_t last_revision_;
 };
 
 }  // namespace shardwright

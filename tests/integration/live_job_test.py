@@ -159,6 +159,28 @@ class WatchTest(unittest.TestCase):
     self.assertIn("job=one", watch.json()["text"])
     self.assertEqual(watch.interrupt()[0], 0)
 
+  def test_watching_misses_nothing_of_a_coordinator_that_forgot_all(self):
+    self.coordinator.kill()
+    self.coordinator = processes.Coordinator()
+    self.coordinator.apply(layout("one")).json
+    layouts = self.watch("layouts")
+    events = self.watch("events", "--job", "one")
+    seen = layouts.json()
+    events.json()
+    address = self.coordinator.address
+    self.coordinator.kill()
+    path = processes.temporary_directory() / "one"
+    path.write_text(json.dumps(layout("one", tp=2)))
+    self.coordinator = processes.Coordinator(
+        listen=address, arguments=["--layout", path])
+    self.assertEqual(self.coordinator.address, address)
+    self.coordinator.apply(layout("two")).json
+    again = layouts.json()
+    self.assertEqual((again["job"], again["generation"]), ("one", 1))
+    self.assertGreater(again["revision"], seen["revision"])
+    self.coordinator.apply(layout("one", tp=4)).json
+    self.assertIn("generation=1 ", events.json()["text"])
+
   def test_nobody_there_is_3_and_no_such_job_is_4(self):
     for command in (["layouts", "--job", "none"], ["events", "--job", "none"]):
       self.assertEqual(self.watch(*command).end()[0], 4)

@@ -162,12 +162,13 @@ class Coordinator(Process):
   A restart at the same address is asked for with `listen`.
   """
 
-  def __init__(self, store_path=None, listen="127.0.0.1:0", lease_ttl_s=10):
+  def __init__(self, store_path=None, listen="127.0.0.1:0", lease_ttl_s=10,
+               arguments=()):
     store = (["--store", "memory"] if store_path is None else
              ["--store", "sqlite", "--store-path", str(store_path)])
     super().__init__("coordinatord", [
         program("coordinator/coordinatord"), "--listen", listen, "--lease-ttl",
-        str(lease_ttl_s), *store
+        str(lease_ttl_s), *store, *arguments
     ])
 
   def shardctl(self, *arguments, **options):
