@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "coordinator/core/core_driver.h"
 #include "coordinator/core/event_log.h"
 #include "coordinator/core/missing_reports.h"
@@ -347,7 +348,7 @@ TEST_F(DiagnosticsTest, OnlyThoseThatAreNotActiveIfAskedFor) {
 TEST_F(DiagnosticsTest, EventsTellWhatHappenedInOrder) {
   ASSERT_THAT(driver_.Apply(CoreDriver::LanguageOnly(2)), IsOk());
   ASSERT_THAT(driver_.Apply(CoreDriver::LanguageOnly(2, 1, "other")), IsOk());
-  driver_.Join(1);
+  const TestMember one = driver_.Join(1);
   driver_.Pass(absl::Seconds(11));
   const auto events = Events();
   ASSERT_THAT(events, IsOk());
@@ -356,6 +357,12 @@ TEST_F(DiagnosticsTest, EventsTellWhatHappenedInOrder) {
   EXPECT_EQ(events->events(1).type(), "member_registered");
   EXPECT_EQ(events->events(2).type(), "member_lost");
   EXPECT_THAT(events->events(2).text(), HasSubstr("job=job rank=1"));
+  // As `get members` has it.
+  const std::string incarnation =
+      absl::StrCat("incarnation=", absl::Hex(one.incarnation, absl::kZeroPad16),
+                   " ");
+  EXPECT_THAT(events->events(1).text(), HasSubstr(incarnation));
+  EXPECT_THAT(events->events(2).text(), HasSubstr(incarnation));
   EXPECT_GT(events->events(2).time().seconds(),
             events->events(1).time().seconds());
   EXPECT_EQ(events->term(), driver_.core().term());

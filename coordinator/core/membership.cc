@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "proto/plan/fingerprint.h"
 #include "proto/status/error.h"
 #include "proto/status/status_macros.h"
 #include "proto/time/proto_time.h"
@@ -240,7 +241,7 @@ absl::StatusOr<v1::RegisterResponse> Membership::Register(
     RETURN_IF_ERROR(store_.Commit({{StoreKey(key), value}}));
     effects.LogMember(
         "member_registered", key.job, key.rank, LogKind(key),
-        absl::StrCat("incarnation=", request.incarnation(),
+        absl::StrCat("incarnation=", DigestText(request.incarnation()),
                      " host=", absl::CEscape(request.facts().host()),
                      " pid=", request.facts().pid()));
   }
@@ -385,7 +386,7 @@ absl::StatusOr<std::vector<Membership::Loss>> Membership::End(
     effects.LogMember(
         "member_lost", key.job, key.rank,
         absl::StrCat(LogKind(key), " why=\"", why, "\""),
-        absl::StrCat("incarnation=", member.record.incarnation(),
+        absl::StrCat("incarnation=", DigestText(member.record.incarnation()),
                      " revision=", member.record.lost_revision()));
   }
   return losses;
