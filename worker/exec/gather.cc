@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
-#include <optional>
 #include <string>
 #include <utility>
 
@@ -140,8 +139,7 @@ absl::StatusOr<std::vector<int64_t>> GatherShards(Communicator& communicator,
   const absl::Status own = refusal.ok() ? CheckPart(part) : refusal;
   const std::string table =
       own.ok() ? ToProto(part.table).SerializeAsString() : "";
-  std::optional<Conversation> conversation;
-  conversation.emplace(communicator, part.deadline);
+  const Conversation conversation(communicator, part.deadline);
   ASSIGN_OR_RETURN(
       const std::vector<Declared> sizes,
       Agree(communicator, "gather",
@@ -161,7 +159,6 @@ absl::StatusOr<std::vector<int64_t>> GatherShards(Communicator& communicator,
                    GatherBytes(communicator, table, table_counts));
   ASSIGN_OR_RETURN(const std::string shards,
                    GatherBytes(communicator, part.shard, shard_counts));
-  conversation.reset();
   ASSIGN_OR_RETURN(const std::vector<Holding> holdings,
                    ReadTables(communicator.ranks(), table_counts, shard_counts,
                               part, tables));

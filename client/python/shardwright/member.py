@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from types import TracebackType
 
 from shardwright import _library
+from shardwright._closing import Closing
 
 
-class Member:
+class Member(Closing):
     """The trainer of one rank: its lease is kept until close().
 
     Safe to use from several threads. Comes from Job.member().
@@ -93,14 +93,3 @@ class Member:
         the lease runs out by itself.
         """
         self._handle.close()
-
-    def __enter__(self) -> Member:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

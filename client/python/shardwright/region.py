@@ -9,10 +9,10 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from shardwright import _library
+from shardwright._closing import Closing
 from shardwright.errors import invalid
 from shardwright.plan import Plan
 from shardwright.route import Bridged, Route
@@ -58,7 +58,7 @@ def _memory(name: str, tensor: Any) -> _Memory:
     )
 
 
-class GpuSession:
+class GpuSession(Closing):
     """Device memory registered with a worker, and plans carried out on it.
 
     Comes from Worker.gpu_session(); use it in a `with`. `stream` is a
@@ -252,17 +252,6 @@ class GpuSession:
         """Ends the session; a call of another thread's fails."""
         self._regions.clear()
         self._handle.close()
-
-    def __enter__(self) -> GpuSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @staticmethod
     def _row_of(sources: Sequence[Any], shard: Any) -> tuple[int, int]:

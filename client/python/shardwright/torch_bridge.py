@@ -14,12 +14,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 import torch
 
 from shardwright import _library
+from shardwright._closing import Closing
 from shardwright.errors import Code, ShardwrightError, invalid
 from shardwright.region import GpuSession
 from shardwright.route import Route
@@ -45,7 +45,7 @@ def _padded(size_bytes: int) -> int:
     return -(-size_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
 
 
-class BridgeSession:
+class BridgeSession(Closing):
     """A session with a worker, and the memory that bridge() goes through.
 
     Use it in a `with`, and keep it open until the last backward pass. Owns
@@ -107,17 +107,6 @@ class BridgeSession:
         if self.device.type == "cuda":
             self._used.synchronize()
         self._session.close()
-
-    def __enter__(self) -> BridgeSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _places(
         self, shapes: Sequence[Sequence[int]], dtype: torch.dtype

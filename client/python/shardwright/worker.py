@@ -7,12 +7,12 @@ import math
 import mmap
 import os
 import secrets
-from types import TracebackType
 from typing import Any, Mapping, NamedTuple, Sequence
 
 import numpy
 
 from shardwright import _library
+from shardwright._closing import Closing
 from shardwright.errors import Code, ShardwrightError, invalid
 from shardwright.plan import Plan, check_contiguous, fill_bytes
 from shardwright.region import GpuSession
@@ -101,7 +101,7 @@ class Worker:
         return GpuSession(self._handle, ordinal, order)
 
 
-class Session:
+class Session(Closing):
     """Memory shared with a worker, and plans carried out on it.
 
     Arrays come from empty() and array(), and stay valid after the session; the
@@ -335,17 +335,6 @@ class Session:
         """Ends the session. Arrays stay valid; the worker forgets them."""
         self._handle.close()
         self._memory.unlink()
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _zeros(self, shape: Sequence[int], dtype: Any) -> numpy.ndarray:
         array = self.empty(shape, dtype)
