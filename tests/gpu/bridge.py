@@ -21,6 +21,7 @@ import numpy
 
 import cliques
 import node
+import reporting
 
 GPUS = 2
 IMAGE = 501
@@ -308,10 +309,7 @@ def main():
   parser.add_argument("--json", type=pathlib.Path, required=True)
   options = parser.parse_args()
   figures = run(options.bundle, 4 if len(node.gpus()) >= 4 else 2)
-  options.json.write_text(json.dumps(figures, indent=1) + "\n",
-                          encoding="utf-8")
-  for name, value in figures.items():
-    print(f"{name}: {value['got']} {value['unit']}")
+  reporting.write_figures(figures, options.json)
   return 0
 
 

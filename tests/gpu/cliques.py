@@ -22,6 +22,7 @@ import tempfile
 import time
 
 import node
+import reporting
 
 GPUS = 2
 JOB = "cliques"
@@ -277,10 +278,7 @@ def main():
   options = parser.parse_args()
   options.gpus = options.gpus or (4 if len(node.gpus()) >= 4 else 2)
   figures = measure(options)
-  pathlib.Path(options.json).write_text(
-      json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-  for name, value in figures.items():
-    print(f"{name}: {value['got']} {value['unit']}")
+  reporting.write_figures(figures, options.json)
   late = figures["cliques/loss told, longest"]
   return 0 if late["got"] <= late["reference"] else 1
 

@@ -24,6 +24,7 @@ import numpy
 import bridge
 import cliques
 import node
+import reporting
 
 GPUS = 8
 SIZES = {"cuda": (8192, 8192), "host": (1024, 96)}  # S and H.
@@ -152,10 +153,7 @@ def main():
   if options.device == "cuda" and count < GPUS:
     parser.error(f"needs {GPUS} GPUs, {count} here; --device host needs none")
   figures = run(options.bundle, options.device)
-  options.json.write_text(json.dumps(figures, indent=1) + "\n",
-                          encoding="utf-8")
-  for name, value in figures.items():
-    print(f"{name}: {value['got']} {value['unit']}")
+  reporting.write_figures(figures, options.json)
   return 0
 
 

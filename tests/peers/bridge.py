@@ -33,6 +33,7 @@ sys.path[:0] = [str(pathlib.Path(__file__).resolve().parent),
                 str(pathlib.Path(__file__).resolve().parents[1] / "gpu")]
 # pylint: disable=wrong-import-position
 import node
+import reporting
 
 GPUS = 2
 LIMIT_S = 200
@@ -248,10 +249,7 @@ def main():
     failed = failed or len(peer) < len(cases)
     for name in cases:
       figures.update(figures_of(name, ours[name], peer.get(name)))
-  pathlib.Path(options.json).write_text(
-      json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-  for name, value in figures.items():
-    print(f"{name}: {value['got']} {value['unit']}")
+  reporting.write_figures(figures, options.json)
   return int(failed)
 
 

@@ -30,6 +30,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "gpu"))
 # pylint: disable=wrong-import-position
 import cliques
 import node
+import reporting
 
 GPUS = 2
 LIMIT_S = 80
@@ -195,10 +196,7 @@ def main():
   if not options.bundle or not options.json:
     parser.error("--bundle and --json are needed")
   figures, failed = measure(options)
-  pathlib.Path(options.json).write_text(
-      json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-  for name, value in figures.items():
-    print(f"{name}: {value['got']} {value['unit']}")
+  reporting.write_figures(figures, options.json)
   return 1 if failed else 0
 
 
